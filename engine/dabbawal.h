@@ -1,0 +1,307 @@
+/* dabbawal: an embeddable log-shipping storage engine.
+ *
+ * A primary appends every committed batch to a checksummed, compressed log, ships the log to followers,
+ * and applies it to an ordered key-value store. A commit has a log sequence number (LSN): 1 for the
+ * first, +1 for each next one. Followers hold the same bytes under the same LSNs.
+ *
+ * CONVENTIONS, said once and true for every function below unless its own comment says otherwise
+ *
+ *   Errors        Functions that can fail return an int of the DW_* codes; DW_OK is 0. After any other
+ *                 code dw_last_error() gives this thread's detail message (it names the file, LSN,
+ *                 offset or peer). An output parameter is written only on DW_OK, except where stated.
+ *   Threads       A dw_engine may be used by any number of threads at once. A dw_batch, dw_iter or
+ *                 dw_value belongs to one thread at a time.
+ *   Ownership     Pointers passed in are borrowed for the call (dw_write_async copies what it needs
+ *                 before it returns). Objects made by *_create, dw_open or dw_get are the caller's to
+ *                 release with the matching function; release functions accept NULL.
+ *   Units         Sizes are bytes. Times are milliseconds where the name ends in _ms.
+ *   NULL options  Mean the defaults; a zeroed dw_write_options or dw_read_options means them too.
+ *   fork          An engine must not be used in a child process.
+ */
+#ifndef DABBAWAL_H
+#define DABBAWAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define DW_API __attribute__((visibility("default")))
+#else
+#define DW_API
+#endif
+
+#define DW_VERSION_MAJOR 0
+#define DW_VERSION_MINOR 1
+#define DW_VERSION_PATCH 0
+
+/* Limits. A key is 1 B to 64 KiB of any bytes, a value 0 B to 64 MiB of any bytes, a batch at most
+ * 128 MiB as encoded (keys, values, a few bytes for each operation). */
+#define DW_MAX_KEY_BYTES 65536u
+#define DW_MAX_VALUE_BYTES 67108864u
+#define DW_MAX_BATCH_BYTES 134217728u
+#define DW_MAX_ACKS 64u
+
+typedef struct dw_engine dw_engine;
+typedef struct dw_batch dw_batch;
+typedef struct dw_iter dw_iter;
+typedef uint64_t dw_lsn; /* 0: none */
+
+/* Result codes. The numbers are part of the ABI and never change. */
+#ifndef DW_RC_DEFINED
+#define DW_RC_DEFINED
+enum {
+  DW_OK = 0,
+  DW_NOT_FOUND,            /* no such key (or position) */
+  DW_INVALID,              /* an argument is wrong: nothing was done */
+  DW_IO,                   /* the operating system or the store failed; the message names the file */
+  DW_CORRUPT,              /* bytes on disk or from a peer fail their checks; nothing was served or cut */
+  DW_NO_SPACE,             /* the disk is full: nothing was logged; try again once there is space */
+  DW_LOCKED,               /* another process (or handle) has this directory open */
+  DW_READ_ONLY,            /* this node is a follower: write at the primary */
+  DW_STALE,                /* the asked consistency can't be met within wait_ms */
+  DW_TIMEOUT,              /* IN DOUBT: logged under the LSN that was returned, not yet confirmed */
+  DW_NOT_ENOUGH_FOLLOWERS, /* sync mode, too few followers connected: certainly not done */
+  DW_DIVERGED,             /* histories parted, or the cluster is foreign; nothing was mixed or deleted */
+  DW_CLOSED,               /* the engine is closing, or its log stopped after an error: reopen */
+  DW_NO_MEMORY,            /* an allocation failed: nothing was done */
+  DW_UNSUPPORTED           /* a newer format or protocol, or a feature that is not there */
+};
+#endif
+
+typedef enum { DW_PRIMARY, DW_FOLLOWER } dw_role;
+
+/* Whose acknowledgement a write waits for. docs/semantics.md says what each promises. */
+typedef enum {
+  DW_MODE_DEFAULT, /* the engine's */
+  DW_ASYNC,        /* nobody's */
+  DW_SEMI_SYNC,    /* `acks` followers', but after ack_timeout_ms the engine degrades, visibly, to async */
+  DW_SYNC          /* `acks` followers', always */
+} dw_mode;
+
+/* What a follower has done when its acknowledgement counts. */
+typedef enum {
+  DW_ACK_DEFAULT,
+  DW_ACK_RECEIVED, /* in the follower's memory and kernel */
+  DW_ACK_DURABLE,  /* synced on the follower's disk */
+  DW_ACK_APPLIED   /* committed on durable acks; returns once `acks` followers have applied it too */
+} dw_ack;
+
+typedef enum {
+  DW_DURABILITY_DEFAULT,
+  DW_DURABILITY_OS,  /* handed to the kernel before OK: survives kill -9; synced every sync_interval_ms */
+  DW_DURABILITY_DISK /* fdatasync before OK: survives a power cut */
+} dw_durability;
+
+typedef enum {
+  DW_EVENTUAL, /* whatever this node has applied */
+  DW_BOUNDED,  /* no older than max_staleness_ms, by this node's own monotonic clock */
+  DW_SESSION,  /* at least min_lsn applied: read your own writes on any node */
+  DW_STRONG    /* at least everything that was committed at the primary when the read began */
+} dw_consistency;
+
+typedef struct {
+  dw_mode mode;
+  dw_ack ack;
+  uint32_t acks;       /* followers to wait for, 1 to DW_MAX_ACKS; 0: the engine's */
+  uint32_t timeout_ms; /* how long to wait for the commit; 0: the engine's ack_timeout_ms */
+  dw_durability durability;
+} dw_write_options;
+
+typedef struct {
+  dw_consistency consistency;
+  uint64_t max_staleness_ms; /* DW_BOUNDED */
+  dw_lsn min_lsn;            /* DW_SESSION */
+  uint32_t wait_ms;          /* how long to wait for the consistency; 0: not at all
+                                (DW_STRONG on a follower: 0 means the engine's ack_timeout_ms) */
+} dw_read_options;
+
+/* A value read. `data` stays valid until dw_value_release; `owner` is the engine's. */
+typedef struct {
+  const char *data;
+  size_t size;
+  void *owner;
+} dw_value;
+
+typedef enum { DW_LOG_DEBUG, DW_LOG_INFO, DW_LOG_WARN, DW_LOG_ERROR } dw_log_level;
+
+/* Receives one line without a newline. Called from any of the engine's threads, possibly at once;
+ * must not call back into the engine. */
+typedef void (*dw_log_fn)(void *arg, dw_log_level level, const char *line);
+
+/* Call dw_options_init first, then set what differs. Strings are borrowed during dw_open only. */
+typedef struct {
+  dw_role role;              /* default DW_PRIMARY */
+  uint64_t node_id;          /* unique in the cluster; 0: drawn at random when DIR is made, then kept */
+  const char *region;        /* at most 31 bytes, shown in status; NULL: "" */
+  const char *listen;        /* "host:port" that followers connect to, port 0: any; NULL: none */
+  const char *primary;       /* follower: "host:port" to follow; NULL: serve what is there */
+  dw_mode mode;              /* default DW_ASYNC */
+  dw_ack ack;                /* default DW_ACK_DURABLE */
+  uint32_t acks;             /* default 1 */
+  uint32_t ack_timeout_ms;   /* default 10000 */
+  dw_durability durability;  /* default DW_DURABILITY_DISK */
+  uint32_t sync_interval_ms; /* default 1000; background sync of DW_DURABILITY_OS writes */
+  uint64_t segment_bytes;    /* default 64 MiB; 64 KiB to 4 GiB */
+  uint64_t retain_bytes;     /* default 1 GiB of log kept for followers that are away */
+  uint64_t retain_ms;        /* default 24 h, likewise; whichever is reached first */
+  uint64_t block_cache_bytes; /* default 64 MiB */
+  uint64_t memtable_bytes;    /* default 64 MiB */
+  int zstd_level;             /* default 1; -5 to 19; 0: do not compress */
+  uint32_t heartbeat_ms;      /* default 500: heartbeats and staleness probes between nodes */
+  uint32_t peer_timeout_ms;   /* default 5000: a silent peer is disconnected */
+  dw_log_fn log;              /* NULL: warnings and errors go to stderr */
+  void *log_arg;
+} dw_options;
+
+#define DW_REGION_BYTES 32
+#define DW_ADDRESS_BYTES 64
+#define DW_STATUS_MAX_FOLLOWERS 64
+
+typedef enum {
+  DW_PEER_DISCONNECTED,
+  DW_PEER_CONNECTING,
+  DW_PEER_BOOTSTRAPPING, /* a checkpoint is on its way */
+  DW_PEER_CATCHING_UP,   /* reads old log */
+  DW_PEER_STREAMING,     /* at the live tail */
+  DW_PEER_REFUSED        /* diverged, foreign or incompatible: see `error` */
+} dw_peer_state;
+
+/* One follower as the primary sees it. */
+typedef struct {
+  uint64_t node_id;
+  char region[DW_REGION_BYTES];
+  char address[DW_ADDRESS_BYTES];
+  dw_peer_state state;
+  dw_lsn received_lsn, durable_lsn, applied_lsn; /* cumulative marks of this incarnation */
+  uint64_t lag_lsns;     /* written_lsn - applied_lsn */
+  uint64_t lag_bytes;    /* log bytes not yet sent to it */
+  uint64_t lag_ms;       /* how long the oldest commit that it has not applied has been waiting */
+  uint64_t staleness_ms; /* as it last reported; UINT64_MAX: unknown */
+  uint64_t sent_bytes;
+} dw_follower_status;
+
+typedef struct {
+  dw_role role;
+  uint64_t node_id;
+  uint8_t cluster_id[16];
+  char region[DW_REGION_BYTES];
+  uint64_t epoch;
+  dw_mode mode;
+  dw_ack ack;
+  uint32_t acks;
+  int degraded;               /* semi-sync: 1 while it acts as async */
+  uint64_t degraded_commits;  /* committed without the acks that semi-sync asks for, since open */
+  uint64_t degraded_count;    /* how often it degraded, since open */
+  dw_lsn written_lsn;   /* in this node's log */
+  dw_lsn durable_lsn;   /* synced in this node's log */
+  dw_lsn commit_lsn;    /* committed, as far as this node knows */
+  dw_lsn applied_lsn;   /* visible to reads here */
+  dw_lsn persisted_lsn; /* in the store's files: replay after a crash starts here */
+  dw_lsn oldest_lsn;    /* first LSN that the log still holds (0: empty log) */
+  uint64_t log_bytes;         /* of segment files in use */
+  uint64_t staleness_ms;      /* age of the data; 0 on a primary; UINT64_MAX: unknown */
+  uint64_t commits;           /* since open */
+  uint64_t raw_bytes, stored_bytes; /* appended since open: before and after compression */
+  uint64_t syncs;             /* fdatasyncs of the log since open */
+  uint64_t approximate_keys;
+  int write_stalled;          /* the store holds writes back */
+  int failed;                 /* the log or the store stopped after an error: see error */
+  dw_peer_state primary_state; /* follower: the link to the primary */
+  char primary[DW_ADDRESS_BYTES];
+  char error[256];            /* last serious error, "" if none */
+  uint16_t listen_port;       /* bound port, 0: none */
+  uint32_t bootstraps;        /* checkpoints sent (primary) or installed (follower), since open */
+  uint32_t follower_count;    /* entries in followers[]; connected ones and known absent ones */
+  dw_follower_status followers[DW_STATUS_MAX_FOLLOWERS];
+} dw_status;
+
+/* ---- life cycle ---------------------------------------------------------------------------- */
+
+/* Fills in the defaults named above. */
+DW_API void dw_options_init(dw_options *);
+
+/* Opens DIR (made if missing, parent must exist), recovers, starts threads and listeners.
+ * Errors: DW_LOCKED, DW_CORRUPT (names file, offset, LSN), DW_UNSUPPORTED (newer format),
+ * DW_INVALID (an option, or DIR is not a dabbawal directory and not empty), DW_IO (a port in use...). */
+DW_API int dw_open(const char *dir, const dw_options *, dw_engine **);
+
+/* Syncs the log, stops threads, frees. Pending writes answer DW_CLOSED (in doubt if logged). No call
+ * may be running or follow; iterators must be destroyed before. Returns the first error met; the
+ * handle is gone in any case. */
+DW_API int dw_close(dw_engine *);
+
+/* ---- writing (primary) --------------------------------------------------------------------- */
+
+/* On DW_OK the write is logged, as durable and acknowledged as asked, and visible to reads here.
+ * `lsn` (may be NULL) gets its LSN on DW_OK and on DW_TIMEOUT, or 0 if nothing was logged.
+ * Errors: DW_READ_ONLY, DW_INVALID, DW_NO_SPACE, DW_NOT_ENOUGH_FOLLOWERS (all: certainly not done),
+ * DW_TIMEOUT (in doubt; ask again with dw_wait), DW_CLOSED, DW_IO. */
+DW_API int dw_put(dw_engine *, const dw_write_options *, const void *key, size_t klen, const void *val, size_t vlen,
+                  dw_lsn *lsn);
+DW_API int dw_delete(dw_engine *, const dw_write_options *, const void *key, size_t klen, dw_lsn *lsn);
+
+/* A batch is applied wholly or not at all, in the order of its operations. NULL: no memory. */
+DW_API dw_batch *dw_batch_create(void);
+DW_API void dw_batch_destroy(dw_batch *);
+DW_API void dw_batch_clear(dw_batch *);
+DW_API uint32_t dw_batch_count(const dw_batch *);
+DW_API int dw_batch_put(dw_batch *, const void *key, size_t klen, const void *val, size_t vlen);
+DW_API int dw_batch_delete(dw_batch *, const void *key, size_t klen);
+
+/* One commit, one LSN. An empty batch is DW_OK with LSN 0 and nothing logged. */
+DW_API int dw_write(dw_engine *, const dw_write_options *, const dw_batch *, dw_lsn *lsn);
+
+/* Called once per accepted dw_write_async, in LSN order for those that succeed, from an engine thread:
+ * be brief and do not call blocking dw_ functions. rc and lsn as dw_write would return them. */
+typedef void (*dw_commit_fn)(void *arg, int rc, dw_lsn lsn);
+
+/* Queues a copy of the batch and returns. DW_OK: `fn` will be called exactly once. Any other code: it
+ * will not. Blocks while the queue is full (push-back), never drops. */
+DW_API int dw_write_async(dw_engine *, const dw_write_options *, const dw_batch *, dw_commit_fn fn, void *arg);
+
+/* Waits until `lsn` of this engine's present epoch is committed and has the acks that the options ask
+ * for. DW_OK, DW_TIMEOUT (still in doubt), DW_NOT_FOUND (never logged here), DW_CLOSED. */
+DW_API int dw_wait(dw_engine *, dw_lsn lsn, const dw_write_options *);
+
+/* ---- reading (any node) -------------------------------------------------------------------- */
+
+/* DW_OK, DW_NOT_FOUND, DW_STALE (the message says staleness and bound), DW_INVALID, DW_IO, DW_CORRUPT. */
+DW_API int dw_get(dw_engine *, const dw_read_options *, const void *key, size_t klen, dw_value *);
+DW_API void dw_value_release(dw_value *);
+
+/* An iterator sees one consistent point: the applied state when it was made. Keys are in byte order.
+ * _key and _value are valid until the iterator moves; call them only while _valid. */
+DW_API int dw_iter_create(dw_engine *, const dw_read_options *, dw_iter **);
+DW_API void dw_iter_destroy(dw_iter *);
+DW_API void dw_iter_seek(dw_iter *, const void *key, size_t klen); /* first key >= */
+DW_API void dw_iter_seek_first(dw_iter *);
+DW_API void dw_iter_seek_last(dw_iter *);
+DW_API void dw_iter_next(dw_iter *);
+DW_API void dw_iter_prev(dw_iter *);
+DW_API int dw_iter_valid(const dw_iter *);
+DW_API const char *dw_iter_key(const dw_iter *, size_t *klen);
+DW_API const char *dw_iter_value(const dw_iter *, size_t *vlen);
+DW_API int dw_iter_status(const dw_iter *); /* DW_OK, or why the iteration stopped */
+
+/* ---- asking -------------------------------------------------------------------------------- */
+
+/* A snapshot of the node's state; never blocks on disk or network. */
+DW_API int dw_status_get(dw_engine *, dw_status *);
+
+/* "DW_TIMEOUT" etc.; "DW_UNKNOWN" for a number that is none of them. Static. */
+DW_API const char *dw_rc_name(int rc);
+
+/* This thread's detail of the last call that failed, "" if none. Valid until the next failing call. */
+DW_API const char *dw_last_error(void);
+
+/* "0.1.0" of the library at run time. Static. */
+DW_API const char *dw_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
