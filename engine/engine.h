@@ -1,0 +1,136 @@
+/* The engine as replication sees it: what the layer above may ask, tell and hook into.
+ *
+ * The engine owns the log, the store, the commit gate and the appliers of one directory. It knows nothing of
+ * sockets or peers: replication reports follower marks (engine_acks), feeds a follower's log
+ * (engine_replica_*), and answers, through struct replication_ops, the few questions that only it can.
+ *
+ * All functions are thread-safe unless stated. Hooks are called from engine threads and from writers, possibly
+ * at once and with an engine lock held: they must return at once, must not block and must not call back into
+ * the engine, except strong_point, which is called without locks and blocks.
+ */
+#ifndef DW_ENGINE_INTERNAL_H
+#define DW_ENGINE_INTERNAL_H
+
+#include <stdbool.h>
+
+#include "engine/dabbawal.h"
+#include "engine/store.h"
+#include "wal/base/env.h"
+#include "wal/wal.h"
+
+struct replication_ops {
+  void (*log_grew)(void *ctx);      /* blocks were appended (already readable through a cursor) */
+  void (*commit_moved)(void *ctx);  /* commit_lsn rose */
+  void (*applied_moved)(void *ctx); /* applied LSN rose */
+  /* Follower: age of the data in ns at monotonic time now; UINT64_MAX: unknown. */
+  uint64_t (*staleness_ns)(void *ctx, uint64_t now_ns);
+  /* Follower: asks the primary for its commit_lsn, waits for the answer. DW_OK or DW_STALE. */
+  int (*strong_point)(void *ctx, uint32_t wait_ms, dw_lsn *lsn);
+  /* Fills followers[], follower_count, primary_state, primary, listen_port, bootstraps, staleness_ms. */
+  void (*status)(void *ctx, dw_status *);
+};
+
+struct engine_config {
+  struct env *env;               /* NULL: env_posix() */
+  const struct store_ops *store; /* NULL: store_rocksdb() */
+  bool threads; /* false: no thread is started; the simulator calls engine_step() and uses dw_write_async */
+};
+
+/* Opens the directory and recovers. The engine of a follower whose directory is new has no cluster yet: it
+ * waits for engine_adopt_cluster or engine_install. Errors as dw_open. */
+int engine_open(const char *dir, const dw_options *, const struct engine_config *, dw_engine **);
+/* Installs the hooks; once, before the first write. NULL detaches (before engine_close). */
+void engine_attach(dw_engine *, const struct replication_ops *, void *ctx);
+void *engine_replication(dw_engine *); /* the ctx */
+int engine_close(dw_engine *);
+/* Without threads: does the next piece of background work (log, sync, apply, housekeeping). False: idle. */
+bool engine_step(dw_engine *);
+
+struct engine_identity {
+  dw_role role;
+  bool has_cluster;
+  struct hash128 cluster_id;
+  struct hash128 incarnation; /* random, made with the directory */
+  uint64_t node_id;
+  char region[DW_REGION_BYTES];
+};
+void engine_identity(dw_engine *, struct engine_identity *);
+struct env *engine_env(dw_engine *);
+const dw_options *engine_options(dw_engine *); /* strings in it are the engine's copies */
+/* printf to the embedder's log function. level: dw_log_level. */
+void engine_log(dw_engine *, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+struct engine_positions {
+  struct wal_pos tail;    /* end of the log */
+  struct wal_pos applied; /* what reads see */
+  dw_lsn durable_lsn, commit_lsn, persisted_lsn;
+  struct wal_pos oldest;  /* boundary before the first block held */
+  uint64_t epoch;
+  uint64_t end_bytes;     /* logical size of the log, for lag in bytes */
+};
+void engine_positions(dw_engine *, struct engine_positions *);
+
+/* The log, for cursors. NULL for a follower without a cluster. Replaced only by engine_install and
+ * engine_adopt_cluster (both called by the follower's driver, so it knows when); close cursors before. */
+struct wal *engine_wal(dw_engine *);
+
+/* ---- primary ------------------------------------------------------------------------------- */
+
+/* What followers have, boiled down: mark[level][k] is the LSN that at least k+1 followers have reached at the
+ * level (0 received, 1 durable, 2 applied); non-increasing in k; entries from `known` on are 0. */
+struct ack_marks {
+  uint32_t connected; /* followers connected and streaming (they count for the sync mode's refusal rule) */
+  uint32_t known;
+  dw_lsn mark[3][DW_MAX_ACKS];
+};
+/* Copied. Call on every change of a mark or a connection: raises commit_lsn, wakes writers. */
+void engine_acks(dw_engine *, const struct ack_marks *);
+
+/* Lowest LSN boundary that a connected follower or a running bootstrap still needs (it will read lsn + 1 next);
+ * UINT64_MAX: none. Segments above it are not recycled. */
+void engine_pin_log(dw_engine *, dw_lsn lsn);
+
+/* Epochs of this history, oldest first: copies up to cap, returns how many there are. */
+size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);
+
+/* How long commit `lsn` has been waiting, in ns: the age of the oldest commit above `applied` (0: none).
+ * Coarse (about a heartbeat). */
+uint64_t engine_commit_age_ns(dw_engine *, dw_lsn applied);
+
+/* A consistent copy of the store under DIR/checkpoints/NAME, with its boundary. Blocks (flushes): not from a
+ * loop thread. Leftovers are removed at open. */
+struct engine_checkpoint {
+  char path[4096];
+  struct wal_pos pos;
+};
+int engine_checkpoint_create(dw_engine *, const char *name, struct engine_checkpoint *);
+void engine_checkpoint_drop(dw_engine *, const char *name);
+
+/* ---- follower ------------------------------------------------------------------------------ */
+
+/* A new follower learns its cluster and starts an empty log at the genesis boundary. DW_DIVERGED if it has
+ * another cluster already; DW_OK if it is this one. */
+int engine_adopt_cluster(dw_engine *, const struct hash128 *cluster_id);
+
+/* Blocks from the wire in order (wal_block_parse'd). Written to the log when it returns; counted as received.
+ * DW_DIVERGED if they do not continue the log. One thread at a time, with the two below. */
+int engine_replica_append(dw_engine *, struct wal_block **, size_t n);
+/* fdatasync; *durable gets the durable LSN. */
+int engine_replica_sync(dw_engine *, dw_lsn *durable);
+/* Raises commit_lsn (never lowers it; what the log does not hold yet is remembered): the applier follows. */
+void engine_replica_commit(dw_engine *, dw_lsn commit_lsn);
+/* Drops the log's tail beyond pos. DW_DIVERGED if that reaches below what is applied, DW_NOT_FOUND if pos is
+ * not a boundary of this log. */
+int engine_replica_truncate(dw_engine *, const struct wal_pos *pos);
+/* The data got fresher or the link changed: waiting bounded reads look again. */
+void engine_freshness_changed(dw_engine *);
+
+/* Bootstrap: files are put into DIR/incoming (engine_incoming gives the path; made if missing; survives
+ * restarts for resumption), then engine_install checks that the store in DIR/incoming/store opens and that its marker equals
+ * pos, and switches over atomically: after a crash at any moment the directory opens in the old state or the new
+ * one. Readers go on with the old data until the switch; existing iterators keep their point. Not while
+ * another engine_replica_* call runs. */
+int engine_incoming(dw_engine *, char *path, size_t cap);
+int engine_install(dw_engine *, const struct hash128 *cluster_id, const struct wal_pos *pos);
+
+#endif
