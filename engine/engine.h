@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 
+#include "engine/commit_gate.h"
 #include "engine/dabbawal.h"
 #include "engine/store.h"
 #include "wal/base/env.h"
@@ -76,14 +77,8 @@ struct wal *engine_wal(dw_engine *);
 
 /* ---- primary ------------------------------------------------------------------------------- */
 
-/* What followers have, boiled down: mark[level][k] is the LSN that at least k+1 followers have reached at the
- * level (0 received, 1 durable, 2 applied); non-increasing in k; entries from `known` on are 0. */
-struct ack_marks {
-  uint32_t connected; /* followers connected and streaming (they count for the sync mode's refusal rule) */
-  uint32_t known;
-  dw_lsn mark[3][DW_MAX_ACKS];
-};
-/* Copied. Call on every change of a mark or a connection: raises commit_lsn, wakes writers. */
+/* struct ack_marks: see commit_gate.h. Copied. Call on every change of a mark or a connection: raises commit_lsn,
+ * wakes writers. */
 void engine_acks(dw_engine *, const struct ack_marks *);
 
 /* Lowest LSN boundary that a connected follower or a running bootstrap still needs (it will read lsn + 1 next);
