@@ -21,9 +21,11 @@ struct store_iter;
 
 struct store_options {
   struct env *env; /* store_mem keeps its flushed image through it; RocksDB ignores it */
-  uint64_t block_cache_bytes, memtable_bytes;
-  bool read_only;
-  bool must_exist;
+  uint64_t block_cache_bytes; /* 0: no cache */
+  uint64_t memtable_bytes;    /* flushes by itself when about so much is unflushed; 0: RocksDB 64 MiB, memory never */
+  bool read_only;             /* implies must_exist; takes no lock, writes none of the store's data */
+  bool must_exist;            /* else DW_NOT_FOUND; set it whenever data ought to be there */
+  bool force_slow_batches;    /* for tests: RocksDB batches are built record by record, see store_rocksdb.c */
 };
 
 /* Piece of a batch: the body of one commit, already validated (payload_validate). */
@@ -45,7 +47,9 @@ struct store_ops {
   const char *name;
   int (*open)(const char *dir, const struct store_options *, struct store **);
   void (*close)(struct store *); /* no reader or iterator may be left */
-  /* One atomic write: all bodies in order, extra system puts (epoch records; may be 0), and the marker. */
+  /* One atomic write: all bodies in order, extra system ops (epoch records; may be 0), and the marker. After a
+   * failure other than DW_READ_ONLY, DW_INVALID and DW_NO_MEMORY reopen the store. A memory store refuses a body
+   * that is not valid and goes on; RocksDB takes no more writes then. */
   int (*write)(struct store *, const struct store_body *, size_t n, const struct wal_op *system, size_t n_system,
                const struct wal_pos *marker);
   /* DW_NOT_FOUND, or a malloc'd copy that the caller frees through store_free_value. */
@@ -55,10 +59,14 @@ struct store_ops {
    * epoch 0, zero chain. */
   int (*marker)(struct store *, bool persisted, struct wal_pos *);
   int (*flush)(struct store *, bool wait);
-  /* A complete, consistent copy in `dir` (must not exist; hard links where it can), flushed. */
+  /* A complete, consistent copy in `dir` (hard links where it can), flushed; DW_INVALID if `dir` exists. Beside
+   * writes: the copy has a boundary at or after the one applied when the call began; read it from the copy. A
+   * crash may leave `dir` or `dir`.tmp half made. */
   int (*checkpoint)(struct store *, const char *dir);
   void (*health)(struct store *, struct store_health *);
-  /* One point in time, within one namespace; keys are returned without the namespace byte. */
+  /* One point in time, within one namespace; keys are returned without the namespace byte. Key and value are
+   * valid until the iterator moves. A step of an invalid iterator does nothing; an iterator that stops
+   * because of an error is invalid and says so in iter_status. */
   int (*iter_create)(struct store *, uint8_t ns, struct store_iter **);
   void (*iter_destroy)(struct store_iter *);
   void (*iter_seek)(struct store_iter *, const void *key, size_t klen); /* key without namespace byte */
@@ -71,6 +79,14 @@ struct store_ops {
   const char *(*iter_value)(const struct store_iter *, size_t *);
   int (*iter_status)(const struct store_iter *);
 };
+
+/* The marker's key and value, common to both. System ops must not touch that key: DW_INVALID. */
+#define STORE_MARKER_KEY "\0store.marker"
+#define STORE_MARKER_KEY_BYTES (sizeof STORE_MARKER_KEY - 1)
+#define STORE_MARKER_BYTES 48u
+void store_marker_encode(const struct wal_pos *, uint8_t out[STORE_MARKER_BYTES]);
+int store_marker_decode(const void *in, size_t n, struct wal_pos *); /* DW_CORRUPT, DW_UNSUPPORTED (newer) */
+int store_check_system_ops(const struct wal_op *, size_t n);         /* DW_INVALID */
 
 const struct store_ops *store_rocksdb(void);
 const struct store_ops *store_mem(void);
