@@ -50,7 +50,9 @@ void gate_local(struct commit_gate *g, dw_lsn written, dw_lsn durable, uint64_t 
   }
 }
 
-void gate_marks(struct commit_gate *g, const struct ack_marks *m) { g->marks = *m; }
+void gate_marks(struct commit_gate *g, const struct ack_marks *m) {
+  g->marks = *m;
+}
 
 /* The level whose marks decide the commit. */
 static int commit_level(const struct block_need *need) {

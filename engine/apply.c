@@ -1,0 +1,211 @@
+/* The apply leader's step: blocks up to commit_lsn become one store write, with the marker in it.
+ *
+ * The same code serves a primary's commits, a follower's stream and replay after a crash: it reads blocks through a
+ * cursor that stands at the applied boundary (from the log's tail cache in memory when they are fresh, from segment
+ * files otherwise), checks their grammar, and hands bodies and marker to the store in one atomic write. So after any
+ * crash the store's marker says exactly where to go on.
+ */
+#include "engine/internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wal/base/bytes.h"
+#include "wal/base/status.h"
+
+/* One store write's worth of blocks. */
+struct apply_batch {
+  struct wal_block **blocks;
+  struct buf *scratch; /* per block: its decompressed payload, if it was not at hand */
+  size_t n, cap;
+  struct store_body *bodies;
+  size_t bodies_n, bodies_cap;
+  struct epoch_record *epochs;
+  size_t epochs_n, epochs_cap;
+  size_t raw_bytes, stored_bytes;
+  struct wal_pos end;
+};
+
+static int grow(void **p, size_t *cap, size_t need, size_t size) {
+  if (need <= *cap) return DW_OK;
+  size_t cap2 = *cap ? *cap : 16;
+  while (cap2 < need) cap2 *= 2;
+  void *p2 = realloc(*p, cap2 * size);
+  if (!p2) return dw_fail_nomem(cap2 * size);
+  *p = p2;
+  *cap = cap2;
+  return DW_OK;
+}
+
+static void batch_free(struct apply_batch *b) {
+  for (size_t i = 0; i < b->n; i++) {
+    wal_block_unref(b->blocks[i]);
+    buf_free(&b->scratch[i]);
+  }
+  free(b->blocks);
+  free(b->scratch);
+  free(b->bodies);
+  free(b->epochs);
+}
+
+static int add_commits(struct apply_batch *b, const struct wal_block *block, const uint8_t *raw, size_t n) {
+  uint64_t ops;
+  int rc = payload_validate(raw, n, block->h.commit_count, &ops);
+  if (rc) return rc;
+  rc = grow((void **)&b->bodies, &b->bodies_cap, b->bodies_n + block->h.commit_count, sizeof *b->bodies);
+  if (rc) return rc;
+  size_t off = 0;
+  struct wal_commit c;
+  while (payload_next_commit(raw, n, &off, &c) == DW_OK)
+    b->bodies[b->bodies_n++] = (struct store_body){c.body, c.body_bytes, c.op_count};
+  return DW_OK;
+}
+
+static int add_epoch(struct apply_batch *b, const uint8_t *raw, size_t n) {
+  int rc = grow((void **)&b->epochs, &b->epochs_cap, b->epochs_n + 1, sizeof *b->epochs);
+  if (rc) return rc;
+  rc = epoch_record_decode(raw, n, &b->epochs[b->epochs_n]);
+  if (rc == DW_OK) b->epochs_n++;
+  return rc;
+}
+
+/* Takes the reference to `block` in any case. */
+static int batch_add(struct apply_batch *b, struct wal_block *block) {
+  size_t cap = b->cap;
+  int rc = grow((void **)&b->blocks, &cap, b->n + 1, sizeof *b->blocks);
+  if (rc == DW_OK) rc = grow((void **)&b->scratch, &b->cap, b->n + 1, sizeof *b->scratch);
+  if (rc) {
+    wal_block_unref(block);
+    return rc;
+  }
+  b->blocks[b->n] = block;
+  b->scratch[b->n] = (struct buf){0};
+  b->n++;
+  const uint8_t *raw;
+  size_t n;
+  rc = wal_block_raw(block, &b->scratch[b->n - 1], &raw, &n);
+  if (rc == DW_OK) rc = block->h.kind == BLOCK_EPOCH ? add_epoch(b, raw, n) : add_commits(b, block, raw, n);
+  if (rc)
+    return dw_fail_prefix(rc, "block of LSN %llu (%u commits)", (unsigned long long)block->h.first_lsn,
+                          block->h.commit_count);
+  b->raw_bytes += n;
+  b->stored_bytes += block_total_bytes(&block->h);
+  b->end = (struct wal_pos){block_last_lsn(&block->h), block->h.epoch, block->h.chain};
+  return DW_OK;
+}
+
+static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
+  while (b->raw_bytes < APPLY_MAX_BYTES) {
+    struct wal_block *block;
+    int rc = wal_cursor_next(e->apply_cursor, limit, &block);
+    if (rc == DW_NOT_FOUND) return DW_OK;
+    if (rc) return rc;
+    rc = batch_add(b, block);
+    if (rc) return rc;
+  }
+  return DW_OK;
+}
+
+static int batch_write(struct store *store, const struct apply_batch *b) {
+  struct wal_op *ops = NULL;
+  uint8_t(*keys)[32] = NULL, (*vals)[WAL_EPOCH_RECORD_BYTES] = NULL;
+  int rc = DW_OK;
+  if (b->epochs_n) {
+    ops = calloc(b->epochs_n, sizeof *ops);
+    keys = calloc(b->epochs_n, sizeof *keys);
+    vals = calloc(b->epochs_n, sizeof *vals);
+    if (!ops || !keys || !vals) rc = dw_fail_nomem(b->epochs_n * sizeof *ops);
+    for (size_t i = 0; rc == DW_OK && i < b->epochs_n; i++)
+      rc = epoch_system_op(&b->epochs[i], keys[i], vals[i], &ops[i]);
+  }
+  if (rc == DW_OK) rc = store->ops->write(store, b->bodies, b->bodies_n, ops, b->epochs_n, &b->end);
+  free(ops);
+  free(keys);
+  free(vals);
+  return rc;
+}
+
+/* The cursor must stand at the applied boundary again: after a failed store write its blocks were consumed. */
+static int cursor_reset(dw_engine *e) {
+  wal_cursor_close(e->apply_cursor);
+  e->apply_cursor = NULL;
+  return wal_cursor_open(e->wal, &e->applied, &e->apply_cursor);
+}
+
+/* What a step did; filled without mu by the apply leader. */
+struct apply_result {
+  int rc;
+  bool store_failed; /* the store refused: retried later; otherwise the log could not be read: fatal */
+  struct apply_batch batch;
+};
+
+static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
+  *out = (struct apply_result){0};
+  if (!e->apply_cursor) out->rc = cursor_reset(e);
+  if (out->rc == DW_OK) out->rc = batch_collect(e, &out->batch, limit);
+  if (out->rc == DW_OK && out->batch.n) {
+    out->rc = batch_write(e->store->store, &out->batch);
+    out->store_failed = out->rc != DW_OK;
+  }
+  if (out->rc == DW_OK) return;
+  /* Keep this thread's message: closing the cursor may overwrite it. */
+  char why[400];
+  dw_error_copy(why, sizeof why);
+  wal_cursor_close(e->apply_cursor);
+  e->apply_cursor = NULL;
+  dw_fail(out->rc, "%s", why);
+}
+
+/* Takes the result over into the engine's state. mu held. */
+static void apply_took(dw_engine *e, const struct apply_batch *b) {
+  e->applied = b->end;
+  atomic_store_explicit(&e->applied_lsn, b->end.lsn, memory_order_release);
+  e->unapplied_bytes -= b->stored_bytes < e->unapplied_bytes ? b->stored_bytes : e->unapplied_bytes;
+  for (size_t i = 0; i < b->epochs_n; i++) (void)epochs_add(e, &b->epochs[i]); /* the store has it in any case */
+}
+
+void apply_step(dw_engine *e, struct request_list *done) {
+  assert(!e->apply_busy);
+  e->apply_busy = true;
+  dw_lsn limit = e->gate.commit;
+  pthread_mutex_unlock(&e->mu);
+
+  struct apply_result result;
+  apply_once(e, limit, &result);
+
+  pthread_mutex_lock(&e->mu);
+  e->apply_busy = false;
+  if (result.rc == DW_OK && result.batch.n) {
+    apply_took(e, &result.batch);
+    e->failed[0] = '\0'; /* a store that takes writes again */
+    pipeline_complete(e, done);
+    if (e->rops) e->rops->applied_moved(e->rctx);
+  } else if (result.rc && result.store_failed) {
+    /* A full disk or a background error of the store: committed writes wait, new ones are refused before they are
+     * logged, the health tick tries again. */
+    e->store_error_rc = result.rc;
+    bool first = !e->failed[0];
+    dw_error_copy(e->failed, sizeof e->failed);
+    if (first)
+      engine_log(e, DW_LOG_ERROR, "the store refuses writes at LSN %llu, will retry: %s",
+                 (unsigned long long)e->applied.lsn + 1, e->failed);
+  } else if (result.rc) {
+    engine_stop(e, result.rc, done);
+  }
+  pipeline_moved(e); /* readers, and whoever waits for the role */
+  pthread_mutex_unlock(&e->mu);
+  batch_free(&result.batch);
+  pthread_mutex_lock(&e->mu);
+}
+
+int apply_until(dw_engine *e, dw_lsn limit) {
+  for (;;) {
+    struct apply_result result;
+    apply_once(e, limit, &result);
+    bool end = result.rc || result.batch.n == 0;
+    if (!end) apply_took(e, &result.batch);
+    batch_free(&result.batch);
+    if (end) return result.rc;
+  }
+}

@@ -1,0 +1,255 @@
+/* What no writer does in its own thread.
+ *
+ *   log     logs groups whose first request is asynchronous
+ *   apply   applies when no synchronous writer is there to do it: always on a follower
+ *   tick    time-outs of asynchronous requests, semi-sync deadlines, samples for lag
+ *   maint   background sync of OS-durable writes, next segments, trimming, the store's health
+ *
+ * Without threads (engine_config.threads = false) engine_step does one piece of any of it, in the caller's thread.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+#define TICK_BUSY_NS 20000000u
+#define TICK_IDLE_NS 100000000u
+#define MAINT_NS 50000000u
+#define STORE_POLL_NS 250000000u
+#define LAG_SAMPLE_NS 100000000u
+
+static void wait_until(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t at_ns) {
+  struct timespec ts = {(time_t)(at_ns / 1000000000u), (long)(at_ns % 1000000000u)};
+  pthread_cond_clockwait(cond, mu, CLOCK_MONOTONIC, &ts);
+}
+
+/* Answers what was collected, outside mu. */
+static void flush_done(dw_engine *e, struct request_list *done) {
+  if (!done->head) return;
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(done);
+  pthread_mutex_lock(&e->mu);
+}
+
+static void *log_thread(void *arg) {
+  dw_engine *e = arg;
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  while (!e->closing) {
+    if (pipeline_can_log(e) && e->queue.head->fn) {
+      log_step(e, &done);
+      if (pipeline_can_apply(e) || pipeline_can_log(e)) pipeline_kick(e);
+      flush_done(e, &done);
+    } else {
+      pthread_cond_wait(&e->log_cond, &e->mu);
+    }
+  }
+  pthread_mutex_unlock(&e->mu);
+  return NULL;
+}
+
+static void *apply_thread(void *arg) {
+  dw_engine *e = arg;
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  while (!e->closing) {
+    if (pipeline_can_apply(e)) {
+      apply_step(e, &done);
+      if (pipeline_can_log(e)) pipeline_kick(e);
+      flush_done(e, &done);
+    } else {
+      pthread_cond_wait(&e->apply_cond, &e->mu);
+    }
+  }
+  pthread_mutex_unlock(&e->mu);
+  return NULL;
+}
+
+void background_tick(dw_engine *e, struct request_list *done) {
+  uint64_t now = mono_ns(e);
+  gate_local(&e->gate, 0, 0, now);
+  pipeline_advance(e);
+  pipeline_complete(e, done);
+  write_time_outs(e, now, done);
+  struct lag_sample *last = &e->lag[(e->next_lag + LAG_SAMPLES - 1) % LAG_SAMPLES];
+  if (now - last->at_ns >= LAG_SAMPLE_NS && e->gate.commit != last->commit) {
+    e->lag[e->next_lag] = (struct lag_sample){now, e->gate.commit};
+    e->next_lag = (e->next_lag + 1) % LAG_SAMPLES;
+  }
+  pipeline_kick(e);
+}
+
+static void *tick_thread(void *arg) {
+  dw_engine *e = arg;
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  while (!e->closing) {
+    background_tick(e, &done);
+    flush_done(e, &done);
+    bool busy = e->gate.count || e->queue.head || e->pending.head || e->lingering.head;
+    wait_until(&e->tick_cond, &e->mu, mono_ns(e) + (busy ? TICK_BUSY_NS : TICK_IDLE_NS));
+  }
+  pthread_mutex_unlock(&e->mu);
+  return NULL;
+}
+
+/* fdatasync of what OS-durable writes left to the kernel. */
+static void sync_if_due(dw_engine *e) {
+  uint64_t now = mono_ns(e);
+  if (now - e->last_sync_ns < e->opt.sync_interval_ms * 1000000ull) return;
+  dw_lsn durable = 0;
+  int rc = wal_sync(e->wal, &durable);
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  e->last_sync_ns = now;
+  if (rc && !e->failed_rc) {
+    engine_stop(e, rc, &done);
+  } else if (rc == DW_OK) {
+    gate_local(&e->gate, 0, durable, now);
+    pipeline_advance(e);
+    pipeline_kick(e);
+  }
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(&done);
+}
+
+static void trim_log(dw_engine *e, dw_lsn persisted) {
+  struct wal_segment_info segments[1024];
+  size_t n = wal_segments(e->wal, segments, 1024);
+  if (n < 2) return;
+  if (n > 1024) n = 1024;
+  pthread_mutex_lock(&e->mu);
+  dw_lsn pin = e->pin_lsn;
+  pthread_mutex_unlock(&e->mu);
+  dw_lsn trim = retention_trim_lsn(&(struct retention_in){.segments = segments,
+                                                          .n = n,
+                                                          .persisted = persisted,
+                                                          .pinned = pin,
+                                                          .keep_for_absent = e->opt.listen != NULL,
+                                                          .retain_bytes = e->opt.retain_bytes,
+                                                          .retain_ns = e->opt.retain_ms * 1000000ull,
+                                                          .now_ns = mono_ns(e)});
+  dw_lsn oldest;
+  if (trim >= segments[0].last_lsn && trim && wal_trim(e->wal, trim, &oldest) != DW_OK) {
+    char why[200];
+    dw_error_copy(why, sizeof why);
+    engine_log(e, DW_LOG_WARN, "trimming the log: %s", why);
+  }
+}
+
+/* Log that only waits for the store to persist it is bounded: past this, the store is asked to flush. */
+static uint64_t unpersisted_limit(const dw_engine *e) {
+  uint64_t limit = 4 * e->opt.segment_bytes;
+  return limit < 2 * e->opt.memtable_bytes ? 2 * e->opt.memtable_bytes : limit;
+}
+
+static void poll_store(dw_engine *e) {
+  struct store_ref *ref = store_ref_get(e);
+  struct store_health health = {0};
+  struct wal_pos persisted = {0};
+  ref->store->ops->health(ref->store, &health);
+  int rc = ref->store->ops->marker(ref->store, true, &persisted);
+  pthread_mutex_lock(&e->mu);
+  if (health.background_errors > e->health.background_errors)
+    engine_log(e, DW_LOG_ERROR, "the store reports a background error (%llu so far)",
+               (unsigned long long)health.background_errors);
+  if (health.write_stopped && !e->health.write_stopped)
+    engine_log(e, DW_LOG_WARN, "the store has stopped writes to catch up: commits wait");
+  e->health = health;
+  if (rc == DW_OK) e->persisted_lsn = persisted.lsn;
+  if (e->store_error_rc) { /* try again; the apply leader reports if it still fails */
+    e->store_error_rc = 0;
+    pipeline_kick(e);
+  }
+  uint64_t unpersisted = 0;
+  pthread_mutex_unlock(&e->mu);
+  if (e->wal && rc == DW_OK) {
+    struct wal_segment_info segments[1024];
+    size_t n = wal_segments(e->wal, segments, 1024);
+    for (size_t i = 0; i < n && i < 1024; i++)
+      if (segments[i].last_lsn > persisted.lsn) unpersisted += segments[i].bytes;
+    if (unpersisted > unpersisted_limit(e) && !health.flush_pending) (void)ref->store->ops->flush(ref->store, false);
+    trim_log(e, persisted.lsn);
+  }
+  store_ref_put(ref);
+}
+
+void background_maintain(dw_engine *e) {
+  if (e->wal) {
+    sync_if_due(e);
+    if (wal_wants_prepare(e->wal) && wal_prepare(e->wal) != DW_OK) {
+      char why[200];
+      dw_error_copy(why, sizeof why);
+      engine_log(e, DW_LOG_WARN, "preparing the next log segment: %s", why);
+    }
+  }
+  uint64_t now = mono_ns(e);
+  if (now - e->last_poll_ns >= STORE_POLL_NS) {
+    e->last_poll_ns = now;
+    poll_store(e);
+  }
+}
+
+static void *maint_thread(void *arg) {
+  dw_engine *e = arg;
+  pthread_mutex_lock(&e->mu);
+  while (!e->closing) {
+    if (!e->installing) {
+      e->maint_busy = true;
+      pthread_mutex_unlock(&e->mu);
+      background_maintain(e);
+      pthread_mutex_lock(&e->mu);
+      e->maint_busy = false;
+      pipeline_moved(e);
+    }
+    wait_until(&e->maint_cond, &e->mu, mono_ns(e) + MAINT_NS);
+  }
+  pthread_mutex_unlock(&e->mu);
+  return NULL;
+}
+
+int background_start(dw_engine *e) {
+  void *(*const run[])(void *) = {log_thread, apply_thread, tick_thread, maint_thread};
+  for (size_t i = 0; i < 4; i++) {
+    int err = pthread_create(&e->thread[i], NULL, run[i], e);
+    if (err) return dw_fail_errno(err, "starting a thread");
+    e->thread_count++;
+  }
+  return DW_OK;
+}
+
+void background_stop(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  pthread_cond_broadcast(&e->log_cond);
+  pthread_cond_broadcast(&e->apply_cond);
+  pthread_cond_broadcast(&e->tick_cond);
+  pthread_cond_broadcast(&e->maint_cond);
+  pthread_mutex_unlock(&e->mu);
+  while (e->thread_count) pthread_join(e->thread[--e->thread_count], NULL);
+}
+
+bool engine_step(dw_engine *e) {
+  struct request_list done;
+  request_list_init(&done);
+  bool did = true;
+  pthread_mutex_lock(&e->mu);
+  if (pipeline_can_log(e)) {
+    log_step(e, &done);
+  } else if (pipeline_can_apply(e)) {
+    apply_step(e, &done);
+  } else {
+    background_tick(e, &done);
+    pthread_mutex_unlock(&e->mu);
+    background_maintain(e);
+    pthread_mutex_lock(&e->mu);
+    did = pipeline_can_log(e) || pipeline_can_apply(e);
+  }
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(&done);
+  return did;
+}

@@ -1,0 +1,106 @@
+/* Epochs: each opening of a primary starts one, durably, before its first commit.
+ *
+ * The epoch's first record is a BLOCK_EPOCH in the log (no commits, no LSN of its own). Applying it writes the record
+ * into the store's system namespace, so the history of epochs outlives trimmed segments, travels with checkpoints
+ * and is in memory here on every node. Within one epoch there is one writer and no LSN is used twice, so
+ * (epoch, LSN) names a commit for good; that is what lets a primary place a follower whose part of the log it has
+ * trimmed.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+static const char key_prefix[] = "epoch/"; /* in NS_SYSTEM, then 16 hex digits: sorts by epoch */
+
+int epoch_system_op(const struct epoch_record *rec, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES],
+                    struct wal_op *op) {
+  key[0] = NS_SYSTEM;
+  int n = snprintf((char *)key + 1, 31, "%s%016llx", key_prefix, (unsigned long long)rec->epoch);
+  epoch_record_encode(rec, val);
+  *op = (struct wal_op){OP_PUT, key, (uint32_t)n + 1, val, WAL_EPOCH_RECORD_BYTES};
+  return DW_OK;
+}
+
+int epochs_add(dw_engine *e, const struct epoch_record *rec) {
+  size_t at = e->epoch_count;
+  while (at && e->epochs[at - 1].epoch > rec->epoch) at--;
+  if (at && e->epochs[at - 1].epoch == rec->epoch) {
+    e->epochs[at - 1] = *rec;
+    return DW_OK;
+  }
+  if (e->epoch_count == EPOCHS_MAX) { /* the oldest is forgotten; the store keeps it */
+    if (at == 0) return DW_OK;
+    memmove(e->epochs, e->epochs + 1, (EPOCHS_MAX - 1) * sizeof *rec);
+    e->epoch_count--;
+    at--;
+  }
+  if (e->epoch_count == e->epoch_cap) {
+    size_t cap = e->epoch_cap ? 2 * e->epoch_cap : 16;
+    struct epoch_record *grown = realloc(e->epochs, cap * sizeof *grown);
+    if (!grown) return dw_fail_nomem(cap * sizeof *grown);
+    e->epochs = grown;
+    e->epoch_cap = cap;
+  }
+  memmove(e->epochs + at + 1, e->epochs + at, (e->epoch_count - at) * sizeof *rec);
+  e->epochs[at] = *rec;
+  e->epoch_count++;
+  return DW_OK;
+}
+
+int epochs_load(dw_engine *e) {
+  struct store *store = e->store->store;
+  struct store_iter *it;
+  int rc = store->ops->iter_create(store, NS_SYSTEM, &it);
+  if (rc) return rc;
+  e->epoch_count = 0;
+  for (store->ops->iter_seek(it, key_prefix, strlen(key_prefix)); rc == DW_OK && store->ops->iter_valid(it);
+       store->ops->iter_next(it)) {
+    size_t klen, vlen;
+    const char *key = store->ops->iter_key(it, &klen);
+    if (klen < strlen(key_prefix) || memcmp(key, key_prefix, strlen(key_prefix)) != 0) break;
+    const char *val = store->ops->iter_value(it, &vlen);
+    struct epoch_record rec;
+    rc = epoch_record_decode((const uint8_t *)val, vlen, &rec);
+    if (rc == DW_OK) rc = epochs_add(e, &rec);
+  }
+  if (rc == DW_OK) rc = store->ops->iter_status(it);
+  store->ops->iter_destroy(it);
+  return rc ? dw_fail_prefix(rc, "%s: epoch history", e->dir) : DW_OK;
+}
+
+int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  uint64_t last = st.end.epoch;
+  if (e->epoch_count && e->epochs[e->epoch_count - 1].epoch > last) last = e->epochs[e->epoch_count - 1].epoch;
+  struct epoch_record rec = {.epoch = last + 1,
+                             .node_id = e->node.node_id,
+                             .wall_ns = e->env->ops->wall_ns(e->env),
+                             .reason = reason,
+                             .start = st.end};
+  uint8_t raw[WAL_EPOCH_RECORD_BYTES];
+  epoch_record_encode(&rec, raw);
+  struct block_header like = {.kind = BLOCK_EPOCH,
+                              .need = {.mode = DW_ASYNC, .ack = DW_ACK_DURABLE, .durability = DW_DURABILITY_DISK},
+                              .wall_ns = rec.wall_ns,
+                              .origin_id = e->node.node_id};
+  struct wal_block *block = NULL;
+  int rc = wal_block_create(&like, raw, sizeof raw, 0, &block);
+  if (rc == DW_OK) rc = wal_append(e->wal, &block, 1, rec.epoch, commit_lsn);
+  if (rc == DW_OK) rc = wal_sync(e->wal, NULL);
+  if (rc == DW_OK) rc = epochs_add(e, &rec);
+  if (rc == DW_OK) e->epoch = rec.epoch;
+  wal_block_unref(block);
+  return rc ? dw_fail_prefix(rc, "starting epoch %llu", (unsigned long long)rec.epoch) : DW_OK;
+}
+
+size_t engine_epochs(dw_engine *e, struct epoch_record *out, size_t cap) {
+  pthread_mutex_lock(&e->mu);
+  size_t n = e->epoch_count;
+  memcpy(out, e->epochs, (n < cap ? n : cap) * sizeof *out);
+  pthread_mutex_unlock(&e->mu);
+  return n;
+}

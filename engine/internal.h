@@ -1,0 +1,198 @@
+/* The inside of struct dw_engine, shared by the files of engine/ only.
+ *
+ * The path of a commit through these files, and who may touch what:
+ *
+ *   write.c      a writer encodes its batch and enqueues a request          |
+ *   log_step.c   ONE log leader takes a group: blocks, append, sync         | `mu` guards the queue, the lists,
+ *   commit_gate  commit_lsn moves                                           | the gate and the marks; it is never
+ *   apply.c      ONE apply leader writes the store up to commit_lsn         | held over disk I/O or a store write
+ *   pipeline.c   answers the requests that are done                         |
+ *   background.c threads for what no writer does: async requests, time-outs, background sync, trimming
+ *   read.c       readers: store_ref under a read lock, consistency waits on `mu`
+ *   replica.c    a follower's log, fed by replication
+ *
+ * A role (log leader, apply leader) is a flag under `mu`. Whoever waits and finds a role free takes it: a lone writer
+ * runs the whole path in its own thread, without a wake-up; under contention one leader serves a group while the
+ * next group forms, and applying overlaps the next sync.
+ */
+#ifndef DW_ENGINE_INTERNALS_H
+#define DW_ENGINE_INTERNALS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/commit_gate.h"
+#include "engine/engine.h"
+#include "engine/identity.h"
+
+/* ---- the store, shared with readers --------------------------------------------------------- */
+
+/* Counted: iterators keep the store they were made on when a bootstrap replaces it. */
+struct store_ref {
+  atomic_uint refs;
+  struct store *store;
+  char *doomed_dir; /* removed with the last reference; NULL: keep */
+  struct env *env;
+};
+struct store_ref *store_ref_create(struct env *, struct store *); /* NULL: no memory; takes the store */
+struct store_ref *store_ref_get(dw_engine *);                     /* the current one, referenced */
+void store_ref_put(struct store_ref *);
+
+/* ---- requests ------------------------------------------------------------------------------- */
+
+enum request_state { REQUEST_QUEUED, REQUEST_TAKEN, REQUEST_LOGGED, REQUEST_DONE };
+
+/* One write on its way. A synchronous one lives on its writer's stack, an asynchronous one on the heap with its
+ * body behind it. All fields under `mu`, except that the log leader reads body and need of those it has TAKEN. */
+struct write_request {
+  struct write_request *next;
+  const uint8_t *body;
+  uint32_t body_bytes, ops;
+  struct block_need need;
+  uint64_t timeout_ns, deadline_ns;
+  enum request_state state;
+  dw_lsn lsn;
+  int rc;
+  char error[160];
+  dw_commit_fn fn; /* NULL: synchronous */
+  void *arg;
+  pthread_cond_t cond; /* synchronous only */
+};
+
+struct request_list {
+  struct write_request *head, **tail;
+  size_t count, bytes;
+};
+void request_list_init(struct request_list *);
+void request_list_push(struct request_list *, struct write_request *);
+struct write_request *request_list_pop(struct request_list *);
+bool request_list_remove(struct request_list *, struct write_request *);
+
+/* ---- the engine ------------------------------------------------------------------------------ */
+
+#define EPOCHS_MAX 4096u
+#define LAG_SAMPLES 512u
+
+struct lag_sample {
+  uint64_t at_ns;
+  dw_lsn commit;
+};
+
+struct dw_engine {
+  /* Constant after engine_open. */
+  struct env *env;
+  const struct store_ops *sops;
+  bool threads;
+  char *dir;
+  dw_options opt; /* strings are ours */
+  struct env_file *lock;
+
+  struct node_file node; /* mu; changes at adopt and install */
+
+  pthread_rwlock_t store_lock; /* guards the pointer; held for reading during a get */
+  struct store_ref *store;
+
+  struct wal *wal; /* see engine_wal */
+  struct wal_cursor *apply_cursor; /* the apply leader's */
+
+  pthread_mutex_t mu;
+  const struct replication_ops *rops; /* mu */
+  void *rctx;
+
+  struct request_list queue;   /* not yet logged */
+  struct request_list pending; /* logged, in LSN order, waiting for commit and apply */
+  struct request_list lingering; /* applied here, waiting for applied acks */
+  bool log_busy, apply_busy;
+  struct commit_gate gate;
+  struct wal_pos applied;     /* boundary that the store holds */
+  atomic_uint_fast64_t applied_lsn; /* == applied.lsn, for readers without mu */
+  uint64_t epoch;
+  uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
+  dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
+  dw_lsn persisted_lsn;
+  dw_lsn pin_lsn;
+  bool closing;
+  int failed_rc;              /* log or store stopped for good */
+  char failed[256];
+  int store_error_rc;         /* the store refuses writes just now; retried */
+  struct store_health health;
+
+  struct epoch_record *epochs; /* sorted by epoch */
+  size_t epoch_count, epoch_cap;
+  struct lag_sample lag[LAG_SAMPLES];
+  unsigned next_lag;
+
+  pthread_cond_t log_cond, apply_cond, tick_cond, maint_cond; /* the background threads' */
+  pthread_cond_t space_cond;                                  /* async writers: the queue has room again */
+  pthread_cond_t moved_cond;                                  /* readers and dw_wait: applied, marks or freshness moved */
+  unsigned moved_waiters;
+  pthread_t thread[4];
+  unsigned thread_count;
+  uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
+  bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
+  uint64_t commits;           /* answered DW_OK or applied, since open */
+};
+
+#define QUEUE_MAX_BYTES (64u << 20)
+#define QUEUE_MAX_COUNT 65536u
+#define GROUP_MAX_BYTES (4u << 20)
+#define GROUP_MAX_COUNT 4096u
+#define UNAPPLIED_MAX_BYTES (256u << 20)
+#define APPLY_MAX_BYTES (4u << 20)
+
+static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
+
+/* pipeline.c: all with mu held unless said */
+struct request_list_done; /* asynchronous requests to answer once mu is released */
+void pipeline_finish(dw_engine *, struct write_request *, int rc, struct request_list *done); /* answers one */
+void pipeline_complete(dw_engine *, struct request_list *done); /* answers all that are applied and acked */
+void pipeline_fail_all(dw_engine *, int rc, const char *why, struct request_list *done);
+void pipeline_advance(dw_engine *);             /* gate_advance with log lines and hooks */
+bool pipeline_can_log(const dw_engine *);
+bool pipeline_can_apply(const dw_engine *);
+void pipeline_kick(dw_engine *);                /* wakes somebody for each free role that has work */
+void pipeline_moved(dw_engine *);               /* wakes readers and dw_wait */
+void pipeline_callbacks(struct request_list *done); /* WITHOUT mu: calls fn and frees */
+void engine_stop(dw_engine *, int rc, struct request_list *done); /* the log or the store failed: message of this thread */
+
+/* write.c: answers asynchronous requests whose deadline has passed. mu held. */
+void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
+
+/* log_step.c, apply.c: called with mu held and the role free; drop and retake it. */
+void log_step(dw_engine *, struct request_list *done);
+void apply_step(dw_engine *, struct request_list *done);
+/* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
+int apply_until(dw_engine *, dw_lsn limit);
+
+/* background.c */
+int background_start(dw_engine *);
+void background_stop(dw_engine *);
+void background_tick(dw_engine *, struct request_list *done); /* mu held: time-outs, degrade, samples, health */
+void background_maintain(dw_engine *);                        /* without mu: sync, prepare, trim, flush */
+
+/* epochs.c */
+int epochs_load(dw_engine *);                              /* from the store */
+int epochs_add(dw_engine *, const struct epoch_record *);  /* mu held or alone */
+int epoch_start(dw_engine *, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs the epoch's first block */
+int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
+
+/* open.c */
+int engine_open_store(dw_engine *, const char *dir, bool must_exist, struct store **);
+int engine_open_wal(dw_engine *, uint32_t generation, const struct wal_pos *base, const struct wal_pos *must_reach,
+                    struct wal_recovery *, struct wal **);
+/* Applies what is known committed, queues the rest; sets applied, gate, epoch. */
+int engine_replay(dw_engine *, const struct wal_recovery *);
+int options_copy(dw_options *dst, const dw_options *src); /* checks, fills 0s in, copies strings */
+void options_free(dw_options *);
+
+/* retention.c */
+struct retention_in {
+  const struct wal_segment_info *segments;
+  size_t n;
+  dw_lsn persisted, pinned; /* boundaries; pinned UINT64_MAX: nobody */
+  bool keep_for_absent;     /* followers may come back: retain_* apply */
+  uint64_t retain_bytes, retain_ns, now_ns;
+};
+dw_lsn retention_trim_lsn(const struct retention_in *); /* segments that end at or below it may go */
+
+#endif

@@ -1,0 +1,276 @@
+/* Opening and closing.
+ *
+ *   lock -> NODE -> store -> log (recovers, see wal/recovery.c) -> replay what is known committed
+ *        -> the tail above it waits by its own needs -> a primary starts its epoch -> threads
+ *
+ * Known committed is the largest of: the store's marker, and the commit_lsn fields of the log's blocks. What stands
+ * above was logged, but perhaps never confirmed: asynchronous commits are complete by standing in the log; a sync
+ * commit stays pending until followers acknowledge it again. Needs that came from the engine's settings follow
+ * the settings of this opening; needs that a write asked for itself stay as they were.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+static void wal_log(void *arg, int level, const char *line) {
+  engine_log(arg, level, "%s", line);
+}
+
+int engine_open_store(dw_engine *e, const char *dir, bool must_exist, struct store **out) {
+  struct store_options so = {.env = e->env,
+                             .block_cache_bytes = e->opt.block_cache_bytes,
+                             .memtable_bytes = e->opt.memtable_bytes,
+                             .must_exist = must_exist};
+  return e->sops->open(dir, &so, out);
+}
+
+int engine_open_wal(dw_engine *e, uint32_t generation, const struct wal_pos *base, const struct wal_pos *must_reach,
+                    struct wal_recovery *rec, struct wal **out) {
+  char *dir = path_generation(e->dir, "wal", generation);
+  if (!dir) return DW_NO_MEMORY;
+  struct wal_options wo = {.env = e->env,
+                           .cluster_id = e->node.cluster_id,
+                           .node_id = e->node.node_id,
+                           .segment_bytes = e->opt.segment_bytes,
+                           .tail_cache_bytes = 32u << 20,
+                           .base = *base,
+                           .must_reach = *must_reach,
+                           .log = wal_log,
+                           .log_arg = e};
+  int rc = wal_open(dir, &wo, rec, out);
+  free(dir);
+  return rc;
+}
+
+static int new_node(dw_engine *e) {
+  struct node_file *n = &e->node;
+  *n = (struct node_file){.node_id = e->opt.node_id, .generation = 1, .created_wall_ns = e->env->ops->wall_ns(e->env)};
+  int rc = e->env->ops->random(e->env, n->incarnation.b, 16);
+  while (rc == DW_OK && n->node_id == 0) rc = e->env->ops->random(e->env, &n->node_id, sizeof n->node_id);
+  return rc;
+}
+
+/* LOCK and NODE. */
+static int open_directory(dw_engine *e) {
+  int rc = e->env->ops->mkdir(e->env, e->dir);
+  if (rc) return rc;
+  char *lock = path_join(e->dir, "LOCK");
+  if (!lock) return DW_NO_MEMORY;
+  bool save = false;
+  /* Look before touching: a foreign directory gets no LOCK file. */
+  rc = node_file_load(e->env, e->dir, &e->node);
+  if (rc == DW_OK || rc == DW_NOT_FOUND) {
+    int lock_rc = e->env->ops->lock(e->env, lock, &e->lock);
+    if (lock_rc) rc = lock_rc;
+  }
+  free(lock);
+  if (rc == DW_NOT_FOUND) {
+    save = true;
+    rc = new_node(e);
+  }
+  if (rc) return rc;
+  if (e->opt.node_id && e->opt.node_id != e->node.node_id)
+    return dw_fail(DW_INVALID, "%s belongs to node id %llu, not %llu", e->dir, (unsigned long long)e->node.node_id,
+                   (unsigned long long)e->opt.node_id);
+  if (e->opt.role == DW_PRIMARY && hash128_zero(&e->node.cluster_id)) {
+    save = true;
+    rc = e->env->ops->random(e->env, e->node.cluster_id.b, 16);
+  }
+  if (rc == DW_OK && save) rc = node_file_save(e->env, e->dir, &e->node);
+  if (rc == DW_OK) rc = node_dir_clean(e->env, e->dir, e->node.generation);
+  return rc;
+}
+
+static int open_store(dw_engine *e) {
+  char *dir = path_generation(e->dir, "store", e->node.generation);
+  if (!dir) return DW_NO_MEMORY;
+  struct store *store = NULL;
+  int rc = engine_open_store(e, dir, false, &store);
+  if (rc == DW_OK && !(e->store = store_ref_create(e->env, store))) {
+    e->sops->close(store);
+    rc = DW_NO_MEMORY;
+  }
+  if (rc == DW_OK) rc = e->sops->marker(store, true, &e->applied);
+  if (rc == DW_OK) rc = epochs_load(e);
+  free(dir);
+  return rc;
+}
+
+/* What a block of the recovered tail waits for. */
+static struct block_need tail_need(const dw_engine *e, const struct block_header *h) {
+  struct block_need need = h->need;
+  if (need.from_default)
+    need = (struct block_need){.mode = (uint8_t)e->opt.mode,
+                               .ack = (uint8_t)e->opt.ack,
+                               .acks = (uint16_t)(e->opt.mode == DW_ASYNC ? 0 : e->opt.acks),
+                               .from_default = true};
+  need.durability = DW_DURABILITY_OS; /* recovery synced it */
+  return need;
+}
+
+/* Puts the blocks above what is known committed before the gate. */
+static int queue_tail(dw_engine *e) {
+  struct wal_cursor *cursor;
+  int rc = wal_cursor_open(e->wal, &e->applied, &cursor);
+  if (rc) return rc;
+  uint64_t now = mono_ns(e), commits = 0;
+  struct wal_block *block;
+  while (rc == DW_OK && (rc = wal_cursor_next(cursor, UINT64_MAX, &block)) == DW_OK) {
+    const struct block_header *h = &block->h;
+    rc = gate_reserve(&e->gate, 1);
+    if (rc == DW_OK && h->kind == BLOCK_COMMITS) {
+      gate_push(&e->gate, &(struct gate_entry){.last_lsn = block_last_lsn(h),
+                                               .commits = h->commit_count,
+                                               .need = tail_need(e, h),
+                                               .deadline_ns = now + e->opt.ack_timeout_ms * 1000000ull});
+      e->unapplied_bytes += block_total_bytes(h);
+      commits += h->commit_count;
+    }
+    if (rc == DW_OK && h->kind == BLOCK_EPOCH) {
+      struct epoch_record rec;
+      rc = epoch_record_decode(block->bytes + WAL_BLOCK_HEADER_BYTES, h->stored_bytes, &rec);
+      if (rc == DW_OK) rc = epochs_add(e, &rec);
+    }
+    wal_block_unref(block);
+  }
+  wal_cursor_close(cursor);
+  if (rc != DW_NOT_FOUND) return rc;
+  gate_advance(&e->gate, now);
+  if (e->gate.count)
+    engine_log(e, DW_LOG_WARN, "%llu commits above commit_lsn %llu are pending until followers acknowledge them",
+               (unsigned long long)commits, (unsigned long long)e->gate.commit);
+  return DW_OK;
+}
+
+int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
+  if (e->applied.lsn == 0 && hash128_zero(&e->applied.chain)) e->applied = wal_genesis(&e->node.cluster_id);
+  dw_lsn commit = rec->max_commit_lsn > e->applied.lsn ? rec->max_commit_lsn : e->applied.lsn;
+  if (commit > rec->end.lsn) commit = rec->end.lsn;
+  gate_init(&e->gate, commit, e->opt.ack_timeout_ms * 500000ull);
+  gate_local(&e->gate, rec->end.lsn, rec->end.lsn, mono_ns(e));
+  e->epoch = rec->end.epoch;
+  e->persisted_lsn = e->applied.lsn;
+  dw_lsn from = e->applied.lsn;
+  uint64_t start = mono_ns(e);
+  int rc = apply_until(e, commit);
+  if (rc == DW_NOT_FOUND)
+    rc = dw_fail(DW_CORRUPT, "%s: the log starts at LSN %llu, but the store ends at LSN %llu: what is between is gone",
+                 e->dir, (unsigned long long)rec->oldest_lsn, (unsigned long long)e->applied.lsn);
+  if (rc == DW_OK && e->opt.role == DW_PRIMARY) rc = queue_tail(e);
+  if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
+  atomic_store(&e->applied_lsn, e->applied.lsn);
+  e->unapplied_bytes = e->gate.count ? e->unapplied_bytes : 0;
+  if (rc == DW_OK && e->applied.lsn > from)
+    engine_log(e, DW_LOG_INFO, "replayed LSN %llu to %llu in %.1f ms", (unsigned long long)from + 1,
+               (unsigned long long)e->applied.lsn, (double)(mono_ns(e) - start) / 1e6);
+  return rc;
+}
+
+static int open_log(dw_engine *e) {
+  if (hash128_zero(&e->node.cluster_id)) return DW_OK; /* a follower that waits for its first primary */
+  bool fresh = e->applied.lsn == 0 && hash128_zero(&e->applied.chain);
+  struct wal_pos base = fresh ? wal_genesis(&e->node.cluster_id) : e->applied;
+  struct wal_recovery rec;
+  int rc = engine_open_wal(e, e->node.generation, &base, &base, &rec, &e->wal);
+  if (rc) return rc;
+  rc = engine_replay(e, &rec);
+  if (rc == DW_OK && e->opt.role == DW_PRIMARY)
+    rc = epoch_start(e, rec.end.epoch ? EPOCH_OPENED : EPOCH_CREATED, e->gate.commit);
+  return rc;
+}
+
+static int init_sync(dw_engine *e) {
+  pthread_rwlock_init(&e->store_lock, NULL);
+  pthread_mutex_init(&e->mu, NULL);
+  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond,
+                             &e->maint_cond, &e->space_cond, &e->moved_cond};
+  for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_init(conds[i], NULL);
+  request_list_init(&e->queue);
+  request_list_init(&e->pending);
+  request_list_init(&e->lingering);
+  return DW_OK;
+}
+
+static void free_sync(dw_engine *e) {
+  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond,
+                             &e->maint_cond, &e->space_cond, &e->moved_cond};
+  for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_destroy(conds[i]);
+  pthread_mutex_destroy(&e->mu);
+  pthread_rwlock_destroy(&e->store_lock);
+}
+
+int engine_open(const char *dir, const dw_options *opt, const struct engine_config *config, dw_engine **out) {
+  if (!dir || !*dir || strlen(dir) > 3000) return dw_fail(DW_INVALID, "data directory path is empty or too long");
+  dw_engine *e = calloc(1, sizeof *e);
+  if (!e) return dw_fail_nomem(sizeof *e);
+  e->env = config && config->env ? config->env : env_posix();
+  e->sops = config && config->store ? config->store : store_rocksdb();
+  e->threads = config ? config->threads : true;
+  e->pin_lsn = UINT64_MAX;
+  init_sync(e);
+  int rc = options_copy(&e->opt, opt);
+  if (rc) {
+    free_sync(e);
+    free(e);
+    return rc;
+  }
+  e->dir = strdup(dir);
+  rc = e->dir ? open_directory(e) : dw_fail_nomem(strlen(dir));
+  if (rc == DW_OK) rc = open_store(e);
+  if (rc == DW_OK) rc = open_log(e);
+  if (rc == DW_OK) e->last_sync_ns = mono_ns(e);
+  if (rc == DW_OK && e->threads) rc = background_start(e);
+  if (rc) {
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    (void)engine_close(e);
+    return dw_fail(rc, "%s", why);
+  }
+  *out = e;
+  return DW_OK;
+}
+
+int engine_close(dw_engine *e) {
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  e->closing = true;
+  pthread_mutex_unlock(&e->mu);
+  background_stop(e);
+  pthread_mutex_lock(&e->mu);
+  pipeline_fail_all(e, DW_CLOSED, "the engine closed", &done);
+  pthread_cond_broadcast(&e->space_cond);
+  pipeline_moved(e);
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(&done);
+
+  int rc = DW_OK;
+  wal_cursor_close(e->apply_cursor);
+  if (e->wal) rc = wal_close(e->wal);
+  store_ref_put(e->store);
+  if (e->lock) e->env->ops->unlock(e->lock);
+  gate_free(&e->gate);
+  free(e->epochs);
+  free(e->dir);
+  options_free(&e->opt);
+  free_sync(e);
+  free(e);
+  return rc;
+}
+
+void engine_attach(dw_engine *e, const struct replication_ops *ops, void *ctx) {
+  pthread_mutex_lock(&e->mu);
+  e->rops = ops;
+  e->rctx = ctx;
+  pthread_mutex_unlock(&e->mu);
+}
+
+void *engine_replication(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  void *ctx = e->rctx;
+  pthread_mutex_unlock(&e->mu);
+  return ctx;
+}

@@ -1,0 +1,305 @@
+/* A follower's log, fed by replication, and the switch to a bootstrapped state.
+ *
+ * Appending, syncing and committing are separate events, as replication learns of them:
+ *
+ *   wire -> engine_replica_append -> engine_replica_sync -> (ack)
+ *   commit_lsn heard -> engine_replica_commit -> apply thread -> readers
+ *
+ * What is heard may be ahead of what the log holds (known_commit); the gate's commit is the smaller of the two.
+ * There are no needs to wait for: the primary has decided.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+/* mu held. */
+static void follow_commit(dw_engine *e) {
+  dw_lsn to = e->known_commit < e->gate.written ? e->known_commit : e->gate.written;
+  if (to <= e->gate.commit) return;
+  e->gate.commit = to;
+  if (e->rops) e->rops->commit_moved(e->rctx);
+  if (pipeline_can_apply(e)) pthread_cond_signal(&e->apply_cond);
+}
+
+static int check_follower(dw_engine *e) {
+  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "this node is a primary: it takes no log from peers");
+  if (!e->wal) return dw_fail(DW_INVALID, "this follower has no cluster yet");
+  return DW_OK;
+}
+
+/* A log that failed is as dead on a follower as on a primary. Keeps this thread's message. */
+static int replica_failed(dw_engine *e, int rc) {
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  if (!st.stopped) return rc;
+  struct request_list done;
+  request_list_init(&done);
+  char why[400];
+  dw_error_copy(why, sizeof why);
+  pthread_mutex_lock(&e->mu);
+  engine_stop(e, rc, &done);
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(&done);
+  return dw_fail(rc, "%s", why);
+}
+
+int engine_replica_append(dw_engine *e, struct wal_block **blocks, size_t n) {
+  int rc = check_follower(e);
+  if (rc || n == 0) return rc;
+  rc = wal_append_sealed(e->wal, blocks, n);
+  if (rc) return replica_failed(e, rc);
+  const struct block_header *last = &blocks[n - 1]->h;
+  dw_lsn commit = 0;
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (blocks[i]->h.commit_lsn > commit) commit = blocks[i]->h.commit_lsn;
+    bytes += block_total_bytes(&blocks[i]->h);
+  }
+  pthread_mutex_lock(&e->mu);
+  gate_local(&e->gate, block_last_lsn(last), 0, mono_ns(e));
+  e->epoch = last->epoch;
+  e->unapplied_bytes += bytes;
+  if (commit > e->known_commit) e->known_commit = commit;
+  follow_commit(e);
+  if (e->rops) e->rops->log_grew(e->rctx);
+  pthread_mutex_unlock(&e->mu);
+  return DW_OK;
+}
+
+int engine_replica_sync(dw_engine *e, dw_lsn *durable) {
+  int rc = check_follower(e);
+  if (rc) return rc;
+  dw_lsn lsn = 0;
+  rc = wal_sync(e->wal, &lsn);
+  if (rc) return replica_failed(e, rc);
+  pthread_mutex_lock(&e->mu);
+  gate_local(&e->gate, 0, lsn, mono_ns(e));
+  pthread_mutex_unlock(&e->mu);
+  if (durable) *durable = lsn;
+  return DW_OK;
+}
+
+void engine_replica_commit(dw_engine *e, dw_lsn commit_lsn) {
+  if (e->opt.role != DW_FOLLOWER) return;
+  pthread_mutex_lock(&e->mu);
+  if (commit_lsn > e->known_commit) e->known_commit = commit_lsn;
+  follow_commit(e);
+  pthread_mutex_unlock(&e->mu);
+}
+
+/* Waits for the apply role and keeps it: nobody applies until role_release. mu held. */
+static void role_take(dw_engine *e) {
+  while (e->apply_busy) {
+    e->moved_waiters++;
+    pthread_cond_wait(&e->moved_cond, &e->mu);
+    e->moved_waiters--;
+  }
+  e->apply_busy = true;
+}
+
+static void role_release(dw_engine *e) {
+  e->apply_busy = false;
+  pipeline_kick(e);
+  pipeline_moved(e);
+}
+
+int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
+  int rc = check_follower(e);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  role_take(e);
+  if (pos->lsn < e->applied.lsn) {
+    rc = dw_fail(DW_DIVERGED, "asked to drop the log beyond LSN %llu, but LSN %llu is applied already",
+                 (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);
+  } else {
+    dw_lsn from = e->gate.written;
+    pthread_mutex_unlock(&e->mu);
+    wal_cursor_close(e->apply_cursor);
+    e->apply_cursor = NULL;
+    rc = wal_truncate(e->wal, pos);
+    pthread_mutex_lock(&e->mu);
+    if (rc == DW_OK) {
+      engine_log(e, DW_LOG_WARN, "dropped the unapplied log tail, LSN %llu to %llu: the primary's history differs",
+                 (unsigned long long)pos->lsn + 1, (unsigned long long)from);
+      e->gate.written = e->gate.durable = pos->lsn;
+      if (e->gate.commit > pos->lsn) e->gate.commit = pos->lsn;
+      e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
+      e->epoch = pos->epoch;
+      e->unapplied_bytes = 0;
+    }
+  }
+  role_release(e);
+  pthread_mutex_unlock(&e->mu);
+  return rc;
+}
+
+void engine_freshness_changed(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  pipeline_moved(e);
+  pthread_mutex_unlock(&e->mu);
+}
+
+int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
+  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not adopt a cluster");
+  if (!hash128_zero(&e->node.cluster_id)) {
+    if (hash128_eq(&e->node.cluster_id, cluster_id)) return DW_OK;
+    char ours[33], theirs[33];
+    hash128_hex(&e->node.cluster_id, ours);
+    hash128_hex(cluster_id, theirs);
+    return dw_fail(DW_DIVERGED, "foreign cluster: %s belongs to cluster %s, the primary to %s", e->dir, ours, theirs);
+  }
+  struct node_file node = e->node;
+  node.cluster_id = *cluster_id;
+  int rc = node_file_save(e->env, e->dir, &node);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  e->node = node;
+  pthread_mutex_unlock(&e->mu);
+  struct wal_pos genesis = wal_genesis(cluster_id);
+  struct wal_recovery rec;
+  struct wal *wal = NULL;
+  rc = engine_open_wal(e, e->node.generation, &genesis, &genesis, &rec, &wal);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  e->applied = genesis;
+  gate_free(&e->gate);
+  gate_init(&e->gate, 0, e->opt.ack_timeout_ms * 500000ull);
+  e->wal = wal;
+  pthread_mutex_unlock(&e->mu);
+  return DW_OK;
+}
+
+/* ---- bootstrap ------------------------------------------------------------------------------- */
+
+int engine_incoming(dw_engine *e, char *path, size_t cap) {
+  char *incoming = path_join(e->dir, "incoming");
+  if (!incoming) return DW_NO_MEMORY;
+  int rc = DW_OK;
+  if (strlen(incoming) >= cap)
+    rc = dw_fail(DW_INVALID, "path too long: %s", incoming);
+  else
+    rc = e->env->ops->mkdir(e->env, incoming);
+  if (rc == DW_OK) rc = e->env->ops->sync_dir(e->env, e->dir);
+  if (rc == DW_OK) memcpy(path, incoming, strlen(incoming) + 1);
+  free(incoming);
+  return rc;
+}
+
+/* The new generation while it is being built. */
+struct install {
+  struct node_file node;
+  char *staged, *store_dir, *wal_dir, *old_store_dir, *old_wal_dir;
+  struct store_ref *store;
+  struct wal *wal;
+};
+
+static void install_free(struct install *in) {
+  store_ref_put(in->store);
+  if (in->wal) (void)wal_close(in->wal);
+  free(in->staged);
+  free(in->store_dir);
+  free(in->wal_dir);
+  free(in->old_store_dir);
+  free(in->old_wal_dir);
+}
+
+static int install_names(dw_engine *e, struct install *in, const struct hash128 *cluster_id) {
+  in->node = e->node;
+  in->node.cluster_id = *cluster_id;
+  in->node.generation = e->node.generation + 1;
+  in->staged = path_join(e->dir, "incoming/store");
+  in->store_dir = path_generation(e->dir, "store", in->node.generation);
+  in->wal_dir = path_generation(e->dir, "wal", in->node.generation);
+  in->old_store_dir = path_generation(e->dir, "store", e->node.generation);
+  in->old_wal_dir = path_generation(e->dir, "wal", e->node.generation);
+  bool ok = in->staged && in->store_dir && in->wal_dir && in->old_store_dir && in->old_wal_dir;
+  return ok ? DW_OK : DW_NO_MEMORY;
+}
+
+/* Store and log of the next generation, complete and durable, under their final names; NODE still names the old one. */
+static int install_build(dw_engine *e, struct install *in, const struct wal_pos *pos) {
+  int rc = env_remove_tree(e->env, in->store_dir);
+  if (rc == DW_OK) rc = env_remove_tree(e->env, in->wal_dir);
+  if (rc == DW_OK) rc = e->env->ops->rename(e->env, in->staged, in->store_dir);
+  if (rc == DW_OK) rc = e->env->ops->sync_dir(e->env, e->dir);
+  if (rc) return rc;
+  struct store *store = NULL;
+  rc = engine_open_store(e, in->store_dir, true, &store);
+  if (rc) return rc;
+  in->store = store_ref_create(e->env, store);
+  if (!in->store) {
+    e->sops->close(store);
+    return DW_NO_MEMORY;
+  }
+  struct wal_pos marker;
+  rc = e->sops->marker(store, true, &marker);
+  if (rc) return rc;
+  if (marker.lsn != pos->lsn || !hash128_eq(&marker.chain, &pos->chain))
+    return dw_fail(DW_CORRUPT, "the received checkpoint stands at LSN %llu, announced was LSN %llu",
+                   (unsigned long long)marker.lsn, (unsigned long long)pos->lsn);
+  struct node_file old = e->node;
+  e->node.cluster_id = in->node.cluster_id; /* for the log's segment header; put back below until the switch */
+  struct wal_recovery rec;
+  rc = engine_open_wal(e, in->node.generation, pos, pos, &rec, &in->wal);
+  e->node = old;
+  return rc;
+}
+
+/* Swaps the running engine over. mu and the apply role held, maint kept away. */
+static void install_switch(dw_engine *e, struct install *in, const struct wal_pos *pos) {
+  wal_cursor_close(e->apply_cursor);
+  e->apply_cursor = NULL;
+  pthread_rwlock_wrlock(&e->store_lock);
+  struct store_ref *old_store = e->store;
+  e->store = in->store;
+  pthread_rwlock_unlock(&e->store_lock);
+  struct wal *old_wal = e->wal;
+  e->wal = in->wal;
+  in->wal = old_wal;
+  in->store = old_store;
+  old_store->doomed_dir = in->old_store_dir;
+  in->old_store_dir = NULL;
+  e->node = in->node;
+  e->applied = *pos;
+  atomic_store_explicit(&e->applied_lsn, pos->lsn, memory_order_release);
+  e->epoch = pos->epoch;
+  e->persisted_lsn = e->known_commit = pos->lsn;
+  e->unapplied_bytes = 0;
+  gate_free(&e->gate);
+  gate_init(&e->gate, pos->lsn, e->opt.ack_timeout_ms * 500000ull);
+}
+
+int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct wal_pos *pos) {
+  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not install checkpoints");
+  struct install in = {0};
+  int rc = install_names(e, &in, cluster_id);
+  if (rc == DW_OK) rc = install_build(e, &in, pos);
+  if (rc == DW_OK) rc = node_file_save(e->env, e->dir, &in.node);
+  if (rc) {
+    install_free(&in);
+    return dw_fail_prefix(rc, "installing the checkpoint of LSN %llu", (unsigned long long)pos->lsn);
+  }
+  /* From here on the directory opens in the new state. */
+  pthread_mutex_lock(&e->mu);
+  e->installing = true;
+  while (e->maint_busy) {
+    e->moved_waiters++;
+    pthread_cond_wait(&e->moved_cond, &e->mu);
+    e->moved_waiters--;
+  }
+  role_take(e);
+  install_switch(e, &in, pos);
+  rc = epochs_load(e);
+  e->installing = false;
+  role_release(e);
+  if (e->rops) e->rops->applied_moved(e->rctx);
+  pthread_mutex_unlock(&e->mu);
+  char *old_wal_dir = in.old_wal_dir;
+  in.old_wal_dir = NULL;
+  install_free(&in);                          /* closes the old log; the old store when its last iterator goes */
+  (void)env_remove_tree(e->env, old_wal_dir); /* or at the next open */
+  free(old_wal_dir);
+  return rc;
+}

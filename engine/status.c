@@ -1,0 +1,142 @@
+/* What the engine tells about itself, and the small services that replication asks of it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+void engine_log(dw_engine *e, int level, const char *fmt, ...) {
+  char line[1024];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(line, sizeof line, fmt, ap);
+  va_end(ap);
+  if (e->opt.log) {
+    e->opt.log(e->opt.log_arg, (dw_log_level)level, line);
+  } else if (level >= DW_LOG_WARN) {
+    fprintf(stderr, "dabbawal: %s: %s\n", level >= DW_LOG_ERROR ? "error" : "warning", line);
+  }
+}
+
+void engine_identity(dw_engine *e, struct engine_identity *out) {
+  pthread_mutex_lock(&e->mu);
+  *out = (struct engine_identity){.role = e->opt.role,
+                                  .has_cluster = !hash128_zero(&e->node.cluster_id),
+                                  .cluster_id = e->node.cluster_id,
+                                  .incarnation = e->node.incarnation,
+                                  .node_id = e->node.node_id};
+  snprintf(out->region, sizeof out->region, "%s", e->opt.region);
+  pthread_mutex_unlock(&e->mu);
+}
+
+struct env *engine_env(dw_engine *e) {
+  return e->env;
+}
+const dw_options *engine_options(dw_engine *e) {
+  return &e->opt;
+}
+
+struct wal *engine_wal(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  struct wal *wal = e->wal;
+  pthread_mutex_unlock(&e->mu);
+  return wal;
+}
+
+void engine_positions(dw_engine *e, struct engine_positions *out) {
+  memset(out, 0, sizeof *out);
+  pthread_mutex_lock(&e->mu);
+  out->applied = e->applied;
+  out->commit_lsn = e->gate.commit;
+  out->persisted_lsn = e->persisted_lsn;
+  out->epoch = e->epoch;
+  if (e->wal) {
+    struct wal_stat st;
+    wal_stat(e->wal, &st);
+    out->tail = st.end;
+    out->durable_lsn = st.durable_lsn;
+    out->oldest = st.oldest;
+    out->end_bytes = st.end_bytes;
+  }
+  pthread_mutex_unlock(&e->mu);
+}
+
+void engine_acks(dw_engine *e, const struct ack_marks *marks) {
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  gate_marks(&e->gate, marks);
+  pipeline_advance(e);
+  pipeline_complete(e, &done);
+  pipeline_kick(e);
+  pipeline_moved(e);
+  pthread_mutex_unlock(&e->mu);
+  pipeline_callbacks(&done);
+}
+
+void engine_pin_log(dw_engine *e, dw_lsn lsn) {
+  pthread_mutex_lock(&e->mu);
+  e->pin_lsn = lsn;
+  pthread_mutex_unlock(&e->mu);
+}
+
+uint64_t engine_commit_age_ns(dw_engine *e, dw_lsn applied) {
+  uint64_t age = 0, now = mono_ns(e);
+  pthread_mutex_lock(&e->mu);
+  if (e->gate.commit > applied) {
+    /* The first sample that shows a commit above `applied` is at most one sample period too late. */
+    for (unsigned i = 0; i < LAG_SAMPLES; i++) {
+      const struct lag_sample *s = &e->lag[(e->next_lag + i) % LAG_SAMPLES];
+      if (s->at_ns && s->commit > applied) {
+        age = now - s->at_ns;
+        break;
+      }
+    }
+  }
+  pthread_mutex_unlock(&e->mu);
+  return age;
+}
+
+static void status_log(dw_engine *e, dw_status *s) {
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  s->written_lsn = st.end.lsn;
+  s->durable_lsn = st.durable_lsn;
+  s->oldest_lsn = st.end.lsn > st.oldest.lsn ? st.oldest.lsn + 1 : 0;
+  s->log_bytes = st.log_bytes;
+  s->raw_bytes = st.raw_bytes;
+  s->stored_bytes = st.stored_bytes;
+  s->syncs = st.syncs;
+}
+
+int dw_status_get(dw_engine *e, dw_status *s) {
+  memset(s, 0, sizeof *s);
+  pthread_mutex_lock(&e->mu);
+  s->role = e->opt.role;
+  s->node_id = e->node.node_id;
+  memcpy(s->cluster_id, e->node.cluster_id.b, 16);
+  snprintf(s->region, sizeof s->region, "%s", e->opt.region);
+  s->epoch = e->epoch;
+  s->mode = e->opt.mode;
+  s->ack = e->opt.ack;
+  s->acks = e->opt.acks;
+  s->degraded = e->gate.degraded_pairs > 0;
+  s->degraded_commits = e->gate.degraded_commits;
+  s->degraded_count = e->gate.degraded_count;
+  s->commit_lsn = e->gate.commit;
+  s->applied_lsn = e->applied.lsn;
+  s->persisted_lsn = e->persisted_lsn;
+  if (e->wal) status_log(e, s);
+  s->staleness_ms = e->opt.role == DW_PRIMARY ? 0 : UINT64_MAX;
+  s->commits = e->commits;
+  s->approximate_keys = e->health.approximate_keys;
+  s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;
+  s->failed = e->failed_rc != 0 || e->store_error_rc != 0;
+  snprintf(s->error, sizeof s->error, "%s", e->failed);
+  if (e->opt.primary) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
+  if (e->rops) e->rops->status(e->rctx, s);
+  pthread_mutex_unlock(&e->mu);
+  return DW_OK;
+}
