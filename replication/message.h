@@ -1,0 +1,236 @@
+/* The wire: frames and messages. docs/protocol.md has the byte tables; this file has the C view of them.
+ *
+ * A connection carries frames in both directions: a 48-byte header and a body. A frame is valid if and only if
+ *   1. magic, flags (0) and the header checksum are right;
+ *   2. its type is one that the reader accepts now (frame_reader_accept) and body_len is within that type's bounds;
+ *   3. its version is 0 for HELLO, WELCOME and REFUSE, else the version that WELCOME chose;
+ *   4. the body checksum matches. In the two bulk types it covers the fixed prefix only, because the bulk verifies
+ *      itself: blocks by their own header checksum, payload hash and chain (checksummed once, at the primary),
+ *      checkpoint chunks by the hash in their prefix;
+ *   5. the body decodes: exact lengths, reserved bytes zero, enums known.
+ * Anything else ends the connection with a message that names what is wrong: on a stream there is no way to find
+ * the next frame again, and nobody who sends one wrong byte can be trusted with the next.
+ *
+ * Everything here is pure. Decoded messages own nothing: pointers in them point into the frame's body.
+ */
+#ifndef DW_REPLICATION_MESSAGE_H
+#define DW_REPLICATION_MESSAGE_H
+
+#include "engine/dabbawal.h"
+#include "wal/base/bytes.h"
+#include "wal/base/hash.h"
+#include "wal/format.h"
+
+#define MSG_MAGIC 0x314d5744u /* "DWM1" */
+#define MSG_HEADER_BYTES 48u
+#define MSG_VERSION_MIN 1u /* protocol versions that this code speaks */
+#define MSG_VERSION_MAX 1u
+
+#define MSG_REGION_BYTES 32u         /* NUL-padded */
+#define MSG_TEXT_BYTES 480u          /* of a REFUSE */
+#define MSG_BLOCKS_PREFIX_BYTES 16u  /* commit_lsn, block count, reserved */
+#define MSG_BLOCKS_BATCH_BYTES 262144u /* blocks are batched up to this; a bigger block travels alone */
+#define MSG_CHUNK_PREFIX_BYTES 40u   /* file, bytes, offset, hash, reserved */
+#define MSG_CHUNK_BYTES 262144u      /* at most, of one CKPT_CHUNK */
+#define MSG_MANIFEST_BYTES 4194304u  /* body of a CKPT_MANIFEST at most */
+#define MSG_MAX_HEARTBEAT_MS 60000u
+
+enum msg_type {
+  MSG_HELLO = 1,          /* f->p: who I am, where my log ends */
+  MSG_WELCOME = 2,        /* p->f: who I am, what follows */
+  MSG_REFUSE = 3,         /* both: code and text; the sender closes after it */
+  MSG_BLOCKS = 4,         /* p->f: whole blocks, byte for byte as on disk */
+  MSG_COMMIT = 5,         /* p->f: commit_lsn rose */
+  MSG_ACK = 6,            /* f->p: three marks, cumulative, repeated with every heartbeat */
+  MSG_PROBE = 7,          /* f->p: staleness probe with the follower's own monotonic time */
+  MSG_PROBE_ANSWER = 8,   /* p->f */
+  MSG_HEARTBEAT = 9,      /* both */
+  MSG_CKPT_MANIFEST = 10, /* p->f: what the checkpoint consists of */
+  MSG_CKPT_WANT = 11,     /* f->p: how much of each file is held already */
+  MSG_CKPT_CHUNK = 12,    /* p->f */
+  MSG_CKPT_FILE_END = 13, /* p->f: hash of the whole file */
+  MSG_CKPT_DONE = 14,     /* p->f: all files sent */
+  MSG_CKPT_ACK = 15,      /* f->p: bytes taken, opens the window */
+  MSG_CKPT_INSTALLED = 16, /* f->p: switched over; HELLO follows */
+  MSG_TYPES = 17
+};
+#define MSG_BIT(type) (1u << (type))
+const char *msg_name(unsigned type); /* "HELLO"; "type 99" is the caller's to print: NULL */
+
+/* ---- frames -------------------------------------------------------------------------------- */
+
+struct frame_header {
+  uint16_t version, type;
+  uint32_t body_len;
+  uint64_t epoch;  /* of the sender's log */
+  uint64_t sender; /* node id */
+  uint64_t body_hash;
+};
+
+struct frame {
+  struct frame_header h;
+  const uint8_t *body; /* into the reader; valid until its next call */
+};
+
+/* Cuts a stream of bytes into verified frames. Memory grows only as bytes arrive, never because a length field says
+ * so. After an error every call repeats it. */
+struct frame_reader {
+  struct buf in;
+  size_t off; /* start of the next frame in `in` */
+  uint32_t accept;
+  uint16_t version;  /* negotiated; 0: not yet */
+  bool have_header;  /* h is verified, its body is still coming */
+  struct frame_header h;
+  int failed; /* DW_* once broken */
+  char error[256];
+};
+void frame_reader_init(struct frame_reader *, uint32_t accept); /* accept: MSG_BIT()s or'ed */
+void frame_reader_free(struct frame_reader *);
+void frame_reader_accept(struct frame_reader *, uint32_t accept);
+/* Takes a copy. DW_NO_MEMORY. */
+int frame_reader_feed(struct frame_reader *, const void *, size_t n);
+/* DW_OK: *out is the next frame. DW_NOT_FOUND: more bytes are needed. DW_CORRUPT, DW_UNSUPPORTED: broken for good. */
+int frame_reader_next(struct frame_reader *, struct frame *out);
+size_t frame_reader_buffered(const struct frame_reader *);
+
+/* Body bounds of a type (rule 2). False: unknown type. */
+bool msg_bounds(unsigned type, uint32_t *min, uint32_t *max);
+/* How much of a body the body checksum covers (rule 4). */
+size_t msg_hashed_bytes(unsigned type, size_t body_len);
+int frame_header_decode(const uint8_t in[MSG_HEADER_BYTES], struct frame_header *); /* rule 1 */
+void frame_header_encode(const struct frame_header *, uint8_t out[MSG_HEADER_BYTES]);
+
+/* ---- messages ------------------------------------------------------------------------------ */
+
+struct msg_hello {
+  uint16_t version_min, version_max;
+  uint8_t role;              /* dw_role: a primary is refused */
+  uint32_t heartbeat_ms;     /* the sender's: the other side waits at least three of them */
+  struct hash128 cluster_id; /* zero: none yet, new directory */
+  uint64_t node_id;
+  struct hash128 incarnation;
+  struct wal_pos tail;    /* end of its log */
+  struct wal_pos applied; /* what its reads see: never to be taken back */
+  struct wal_pos at;      /* boundary that it asks about: its tail, or an older one while looking for the common one */
+  struct hash128 resume;  /* checkpoint whose transfer broke; zero: none */
+  char region[MSG_REGION_BYTES]; /* terminated */
+};
+
+enum msg_follows { FOLLOWS_STREAM = 1, FOLLOWS_TRUNCATE = 2, FOLLOWS_BOOTSTRAP = 3 };
+struct msg_welcome {
+  uint16_t version; /* chosen */
+  uint8_t follows;
+  uint8_t role; /* dw_role of the sender: DW_FOLLOWER when cascading */
+  uint32_t heartbeat_ms;
+  struct hash128 cluster_id;
+  uint64_t node_id;
+  struct hash128 incarnation;
+  uint64_t epoch;
+  dw_lsn commit_lsn, tail_lsn;
+  struct wal_pos pos; /* STREAM: the boundary the blocks start from; TRUNCATE: cut back to it; BOOTSTRAP: zero */
+};
+
+struct msg_refuse {
+  uint16_t code;  /* DW_* */
+  dw_lsn lsn;     /* since which LSN, 0: does not apply */
+  char text[MSG_TEXT_BYTES + 1];
+};
+
+struct msg_blocks {
+  dw_lsn commit_lsn;
+  uint32_t count;
+  const uint8_t *blocks; /* `count` whole blocks, back to back */
+  size_t bytes;
+};
+/* The bytes of the next block: header checked (block_header_decode), length within what is left. Call `count` times;
+ * *off must then equal bytes. DW_CORRUPT. */
+int msg_blocks_next(const struct msg_blocks *, size_t *off, const uint8_t **block, size_t *n);
+
+struct msg_ack {
+  dw_lsn received, durable, applied;
+  uint64_t staleness_ms; /* UINT64_MAX: unknown */
+};
+
+#define MSG_MAX_HOPS 8u /* a probe relayed more often runs in a circle of followers */
+struct msg_probe {
+  uint64_t id, mono_ns;
+  uint8_t hops;
+};
+struct msg_probe_answer {
+  uint64_t id, mono_ns; /* echoed */
+  dw_lsn commit_lsn;    /* of the primary itself, read after the probe arrived */
+};
+
+struct msg_heartbeat {
+  dw_lsn commit_lsn, tail_lsn;
+};
+
+struct msg_ckpt_want {
+  struct hash128 id;
+  uint32_t count;
+  const uint8_t *offsets; /* count u64s: msg_want_offset() */
+};
+#define CKPT_HELD UINT64_MAX /* the whole file, verified: send nothing of it */
+static inline uint64_t msg_want_offset(const struct msg_ckpt_want *w, uint32_t file) {
+  return get_u64(w->offsets + 8 * (size_t)file);
+}
+
+struct msg_ckpt_chunk {
+  uint32_t file;
+  uint64_t offset;
+  const uint8_t *data; /* verified */
+  uint32_t bytes;
+};
+struct msg_ckpt_file_end {
+  uint32_t file;
+  struct hash128 hash; /* XXH3-128 of the whole file */
+};
+struct msg_ckpt_ack {
+  uint64_t bytes; /* chunk bytes taken since CKPT_WANT, cumulative */
+};
+
+/* Who sends: goes into every header. */
+struct msg_sender {
+  uint16_t version; /* negotiated; handshake messages carry 0 whatever it is */
+  uint64_t epoch, node_id;
+};
+
+/* Each appends one whole frame. DW_NO_MEMORY leaves the buffer unchanged. (CKPT_MANIFEST: checkpoint_manifest.h.) */
+int msg_put_hello(struct buf *, const struct msg_sender *, const struct msg_hello *);
+int msg_put_welcome(struct buf *, const struct msg_sender *, const struct msg_welcome *);
+int msg_put_refuse(struct buf *, const struct msg_sender *, const struct msg_refuse *); /* text cut to MSG_TEXT_BYTES */
+int msg_put_commit(struct buf *, const struct msg_sender *, dw_lsn commit_lsn);
+int msg_put_ack(struct buf *, const struct msg_sender *, const struct msg_ack *);
+int msg_put_probe(struct buf *, const struct msg_sender *, const struct msg_probe *);
+int msg_put_probe_answer(struct buf *, const struct msg_sender *, const struct msg_probe_answer *);
+int msg_put_heartbeat(struct buf *, const struct msg_sender *, const struct msg_heartbeat *);
+int msg_put_ckpt_want(struct buf *, const struct msg_sender *, const struct hash128 *id, const uint64_t *offsets, uint32_t count);
+int msg_put_ckpt_file_end(struct buf *, const struct msg_sender *, const struct msg_ckpt_file_end *);
+int msg_put_ckpt_done(struct buf *, const struct msg_sender *, const struct hash128 *id);
+int msg_put_ckpt_ack(struct buf *, const struct msg_sender *, const struct msg_ckpt_ack *);
+int msg_put_ckpt_installed(struct buf *, const struct msg_sender *, const struct hash128 *id);
+/* A frame with the given body; for the manifest and for tests. */
+int msg_put(struct buf *, const struct msg_sender *, unsigned type, const void *body, size_t n);
+/* Header and prefix only; the caller sends the bulk behind them. */
+void msg_blocks_head(const struct msg_sender *, dw_lsn commit_lsn, uint32_t count, size_t block_bytes,
+                     uint8_t out[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES]);
+void msg_chunk_head(const struct msg_sender *, uint32_t file, uint64_t offset, const void *data, uint32_t bytes,
+                    uint8_t out[MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES]);
+
+/* Decoders check rule 5. DW_CORRUPT (DW_UNSUPPORTED where a newer peer is the likelier cause) with a message. */
+int msg_get_hello(const struct frame *, struct msg_hello *);
+int msg_get_welcome(const struct frame *, struct msg_welcome *);
+int msg_get_refuse(const struct frame *, struct msg_refuse *);
+int msg_get_blocks(const struct frame *, struct msg_blocks *);
+int msg_get_commit(const struct frame *, dw_lsn *commit_lsn);
+int msg_get_ack(const struct frame *, struct msg_ack *);
+int msg_get_probe(const struct frame *, struct msg_probe *);
+int msg_get_probe_answer(const struct frame *, struct msg_probe_answer *);
+int msg_get_heartbeat(const struct frame *, struct msg_heartbeat *);
+int msg_get_ckpt_want(const struct frame *, struct msg_ckpt_want *);
+int msg_get_ckpt_chunk(const struct frame *, struct msg_ckpt_chunk *);
+int msg_get_ckpt_file_end(const struct frame *, struct msg_ckpt_file_end *);
+int msg_get_ckpt_ack(const struct frame *, struct msg_ckpt_ack *);
+int msg_get_id(const struct frame *, struct hash128 *id); /* CKPT_DONE, CKPT_INSTALLED */
+
+#endif
