@@ -6,7 +6,7 @@
  *   | segment header | mark? | block | block | mark | block | ... | zeros or stale bytes of an older use |
  *
  *   block  what one group commit appended. Its bytes are the same on every node and on the wire.
- *   mark   64 bytes, local to this file, never shipped: "everything up to LSN d was synced before these
+ *   mark   80 bytes, local to this file, never shipped: "everything up to LSN d was synced before these
  *          bytes were written". Marks let recovery tell a block that a power cut tore (never synced)
  *          from one that rotted (was synced, and may have been acknowledged).
  *
@@ -127,13 +127,14 @@ struct wal_pos {
 struct wal_pos wal_genesis(const struct hash128 *cluster_id);
 
 /* ---- mark frame ---------------------------------------------------------------------------- */
-#define WAL_MARK_BYTES 64u
+#define WAL_MARK_BYTES 80u
 #define WAL_MARK_MAGIC 0x4b4d5744u /* "DWMK" */
 struct mark_frame {
   dw_lsn durable_lsn;   /* synced before this frame was written */
   uint64_t salt;        /* the segment's */
   dw_lsn lsn;           /* boundary at which the frame stands */
   struct hash128 chain; /* likewise */
+  uint8_t boot_id[16];  /* of the boot that wrote it; zero: unknown */
   uint64_t wall_ns;
 };
 void mark_encode(const struct mark_frame *, uint8_t out[WAL_MARK_BYTES]);
