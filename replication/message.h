@@ -3,7 +3,7 @@
  * A connection carries frames in both directions: a 48-byte header and a body. A frame is valid if and only if
  *   1. magic, flags (0) and the header checksum are right;
  *   2. its type is one that the reader accepts now (frame_reader_accept) and body_len is within that type's bounds;
- *   3. its version is 0 for HELLO, WELCOME and REFUSE, else the version that WELCOME chose;
+ *   3. its version is 0 for HELLO, WELCOME, REFUSE and HEARTBEAT, else the version that WELCOME chose;
  *   4. the body checksum matches. In the two bulk types it covers the fixed prefix only, because the bulk verifies
  *      itself: blocks by their own header checksum, payload hash and chain (checksummed once, at the primary),
  *      checkpoint chunks by the hash in their prefix;
@@ -191,7 +191,7 @@ struct msg_ckpt_ack {
 
 /* Who sends: goes into every header. */
 struct msg_sender {
-  uint16_t version; /* negotiated; handshake messages carry 0 whatever it is */
+  uint16_t version; /* negotiated; HELLO, WELCOME, REFUSE and HEARTBEAT carry 0 whatever it is */
   uint64_t epoch, node_id;
 };
 

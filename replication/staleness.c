@@ -1,0 +1,69 @@
+/* See staleness.h for the idea. Both tables are kept in the order of sending; entries leave by being confirmed,
+ * thinned out or forgotten with the connection. */
+#include <string.h>
+
+#include "replication/staleness.h"
+
+void staleness_init(struct staleness *s) {
+  memset(s, 0, sizeof *s);
+  s->next_id = 1;
+}
+
+uint64_t staleness_sent(struct staleness *s, uint64_t now_ns) {
+  if (s->sent_count == STALENESS_PROBES) return 0;
+  s->sent[s->sent_count++] = (struct staleness_probe){.id = s->next_id++, .sent_ns = now_ns};
+  return s->sent[s->sent_count - 1].id;
+}
+
+static void confirm(struct staleness *s, uint64_t sent_ns) {
+  if (!s->known || sent_ns > s->fresh_as_of_ns) s->fresh_as_of_ns = sent_ns;
+  s->known = true;
+}
+
+/* Full: every other entry goes. An entry kept says the same as before, so nothing becomes wrong; and the oldest always
+ * stays, or else a follower that lags by more than the table spans would never have one confirmed. */
+static void thin_out(struct staleness *s) {
+  unsigned kept = 0;
+  for (unsigned i = 0; i < s->answered_count; i += 2) s->answered[kept++] = s->answered[i];
+  s->answered_count = kept;
+}
+
+bool staleness_answered(struct staleness *s, uint64_t id, dw_lsn commit_lsn) {
+  unsigned i = 0;
+  while (i < s->sent_count && s->sent[i].id != id) i++;
+  if (i == s->sent_count) return false;
+  struct staleness_probe p = s->sent[i];
+  p.commit_lsn = commit_lsn;
+  memmove(s->sent + i, s->sent + i + 1, (s->sent_count - i - 1) * sizeof *s->sent);
+  s->sent_count--;
+  if (commit_lsn <= s->applied) {
+    confirm(s, p.sent_ns);
+    return true;
+  }
+  if (s->answered_count == STALENESS_PROBES) thin_out(s);
+  unsigned at = s->answered_count; /* answers may overtake one another (relayed probes): keep the order of sending */
+  while (at && s->answered[at - 1].sent_ns > p.sent_ns) at--;
+  memmove(s->answered + at + 1, s->answered + at, (s->answered_count - at) * sizeof *s->answered);
+  s->answered[at] = p;
+  s->answered_count++;
+  return true;
+}
+
+void staleness_applied(struct staleness *s, dw_lsn applied) {
+  s->applied = applied;
+  unsigned kept = 0;
+  for (unsigned i = 0; i < s->answered_count; i++) {
+    if (s->answered[i].commit_lsn <= applied)
+      confirm(s, s->answered[i].sent_ns);
+    else
+      s->answered[kept++] = s->answered[i];
+  }
+  s->answered_count = kept;
+}
+
+void staleness_disconnected(struct staleness *s) { s->sent_count = s->answered_count = 0; }
+
+uint64_t staleness_ns(const struct staleness *s, uint64_t now_ns) {
+  if (!s->known) return UINT64_MAX;
+  return now_ns > s->fresh_as_of_ns ? now_ns - s->fresh_as_of_ns : 0;
+}
