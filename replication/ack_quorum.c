@@ -5,7 +5,9 @@
 
 #include "replication/ack_quorum.h"
 
-void quorum_init(struct ack_quorum *q) { *q = (struct ack_quorum){0}; }
+void quorum_init(struct ack_quorum *q) {
+  *q = (struct ack_quorum){0};
+}
 
 void quorum_free(struct ack_quorum *q) {
   free(q->followers);
@@ -24,7 +26,9 @@ static struct quorum_follower *by_conn(struct ack_quorum *q, const void *conn) {
   return NULL;
 }
 
-static void forget(struct ack_quorum *q, struct quorum_follower *f) { *f = q->followers[--q->count]; }
+static void forget(struct ack_quorum *q, struct quorum_follower *f) {
+  *f = q->followers[--q->count];
+}
 
 static void bound_absent(struct ack_quorum *q) {
   for (;;) {
@@ -63,8 +67,8 @@ int quorum_admit(struct ack_quorum *q, void *conn, const struct msg_hello *h, co
   struct quorum_follower *f = by_node(q, h->node_id);
   bool same = f && hash128_eq(&f->incarnation, &h->incarnation);
   if (f && f->conn && f->conn != conn && !same)
-    return dw_fail(DW_LOCKED, "node id %llu is connected from %s with another data directory", (unsigned long long)h->node_id,
-                   f->address);
+    return dw_fail(DW_LOCKED, "node id %llu is connected from %s with another data directory",
+                   (unsigned long long)h->node_id, f->address);
   if (f && !f->conn) { /* an absent one needs a free place like a new one */
     size_t connected = 0;
     for (size_t i = 0; i < q->count; i++) connected += q->followers[i].conn != NULL;

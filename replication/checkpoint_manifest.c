@@ -70,7 +70,9 @@ int ckpt_manifest_encode(struct buf *b, const struct ckpt_manifest *m) {
   return DW_OK;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static int check_unique(const struct ckpt_manifest *m) {
   const char **names = malloc((m->count + 1) * sizeof *names);

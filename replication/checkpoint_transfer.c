@@ -45,8 +45,7 @@ int ckpt_sender_want(struct ckpt_sender *s, const struct msg_ckpt_want *w) {
 }
 
 int ckpt_sender_ack(struct ckpt_sender *s, uint64_t bytes) {
-  if (bytes > s->sent)
-    return dw_fail(DW_CORRUPT, "CKPT_ACK of %llu bytes, %llu were sent", (ull)bytes, (ull)s->sent);
+  if (bytes > s->sent) return dw_fail(DW_CORRUPT, "CKPT_ACK of %llu bytes, %llu were sent", (ull)bytes, (ull)s->sent);
   if (bytes > s->acked) s->acked = bytes;
   return DW_OK;
 }

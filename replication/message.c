@@ -33,7 +33,9 @@ static const struct {
     [MSG_CKPT_INSTALLED] = {"CKPT_INSTALLED", 16, 16, 0},
 };
 
-const char *msg_name(unsigned type) { return type < MSG_TYPES ? types[type].name : NULL; }
+const char *msg_name(unsigned type) {
+  return type < MSG_TYPES ? types[type].name : NULL;
+}
 
 bool msg_bounds(unsigned type, uint32_t *min, uint32_t *max) {
   if (!msg_name(type)) return false;
@@ -81,16 +83,22 @@ int frame_header_decode(const uint8_t in[MSG_HEADER_BYTES], struct frame_header 
 
 /* ---- reader -------------------------------------------------------------------------------- */
 
-void frame_reader_init(struct frame_reader *r, uint32_t accept) { *r = (struct frame_reader){.accept = accept}; }
+void frame_reader_init(struct frame_reader *r, uint32_t accept) {
+  *r = (struct frame_reader){.accept = accept};
+}
 
 void frame_reader_free(struct frame_reader *r) {
   buf_free(&r->in);
   *r = (struct frame_reader){0};
 }
 
-void frame_reader_accept(struct frame_reader *r, uint32_t accept) { r->accept = accept; }
+void frame_reader_accept(struct frame_reader *r, uint32_t accept) {
+  r->accept = accept;
+}
 
-size_t frame_reader_buffered(const struct frame_reader *r) { return r->in.len - r->off; }
+size_t frame_reader_buffered(const struct frame_reader *r) {
+  return r->in.len - r->off;
+}
 
 int frame_reader_feed(struct frame_reader *r, const void *p, size_t n) {
   if (r->failed) return dw_fail(r->failed, "%s", r->error);

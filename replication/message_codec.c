@@ -1,13 +1,15 @@
 /* Message bodies: encode and decode, side by side so that they can be compared line by line. docs/protocol.md has
- * the same offsets as tables. Decoders trust nothing but the frame's checksum: lengths exact, reserved bytes zero, enums
- * known; what they can't judge (is this LSN plausible?) is the state machines' business.
+ * the same offsets as tables. Decoders trust nothing but the frame's checksum: lengths exact, reserved bytes zero,
+ * enums known; what they can't judge (is this LSN plausible?) is the state machines' business.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "replication/message.h"
 
-static int bad(const struct frame *f, const char *what) { return dw_fail(DW_CORRUPT, "%s: %s", msg_name(f->h.type), what); }
+static int bad(const struct frame *f, const char *what) {
+  return dw_fail(DW_CORRUPT, "%s: %s", msg_name(f->h.type), what);
+}
 
 static bool all_zero(const uint8_t *p, size_t n) {
   for (size_t i = 0; i < n; i++)
@@ -26,7 +28,9 @@ static struct wal_pos get_pos(const uint8_t *p) {
   memcpy(pos.chain.b, p + 16, 16);
   return pos;
 }
-static void put_hash(uint8_t *p, const struct hash128 *h) { memcpy(p, h->b, 16); }
+static void put_hash(uint8_t *p, const struct hash128 *h) {
+  memcpy(p, h->b, 16);
+}
 static struct hash128 get_hash(const uint8_t *p) {
   struct hash128 h;
   memcpy(h.b, p, 16);

@@ -4,7 +4,9 @@
 #include "replication/outq.h"
 #include "wal/base/status.h"
 
-static struct out_piece *piece(const struct outq *q, size_t i) { return &q->pieces[(q->head + i) % q->cap]; }
+static struct out_piece *piece(const struct outq *q, size_t i) {
+  return &q->pieces[(q->head + i) % q->cap];
+}
 
 static void piece_free(struct out_piece *p) {
   wal_block_unref(p->block);
@@ -35,6 +37,7 @@ static void push(struct outq *q, struct out_piece p) {
   q->count++;
   *piece(q, q->count - 1) = p;
   q->bytes += p.n;
+  if (p.heap) q->heap_bytes += p.n;
 }
 
 int outq_push_buf(struct outq *q, struct buf *b) {
@@ -87,6 +90,7 @@ void outq_drained(struct outq *q, size_t n) {
     }
     n -= left;
     q->first_done = 0;
+    if (p->heap) q->heap_bytes -= p->n;
     piece_free(p);
     q->head = (q->head + 1) % q->cap;
     q->count--;

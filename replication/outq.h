@@ -27,6 +27,7 @@ struct outq {
   size_t head, count, cap;
   size_t first_done; /* bytes of the first piece that are gone already */
   size_t bytes;      /* not yet drained */
+  size_t heap_bytes; /* of the heap pieces held: what this queue costs beside the shared blocks */
   uint64_t total;    /* ever drained */
 };
 

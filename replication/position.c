@@ -60,8 +60,10 @@ static int case_g(const struct position_log *log, const struct msg_hello *h, str
   char text[MSG_TEXT_BYTES];
   dw_lsn p = parted_after(log, &h->applied);
   if (h->applied.lsn > log->tail.lsn)
-    snprintf(text, sizeof text, "node %llu has applied up to LSN %llu, this log ends at LSN %llu: it holds commits that "
-             "are not here", (ull)h->node_id, (ull)h->applied.lsn, (ull)log->tail.lsn);
+    snprintf(text, sizeof text,
+             "node %llu has applied up to LSN %llu, this log ends at LSN %llu: it holds commits that "
+             "are not here",
+             (ull)h->node_id, (ull)h->applied.lsn, (ull)log->tail.lsn);
   else
     snprintf(text, sizeof text, "node %llu has applied up to LSN %llu, histories part after LSN %llu at the latest",
              (ull)h->node_id, (ull)h->applied.lsn, (ull)p);
@@ -118,8 +120,10 @@ int position_decide(const struct position_log *log, const struct msg_hello *h, s
     return refuse(d, 'B', DW_STALE, 0, text);
   }
   if (h->tail.epoch > log->tail.epoch) {
-    snprintf(text, sizeof text, "node %llu has followed epoch %llu, this primary is at epoch %llu: it is not the newest "
-             "primary", (ull)h->node_id, (ull)h->tail.epoch, (ull)log->tail.epoch);
+    snprintf(text, sizeof text,
+             "node %llu has followed epoch %llu, this primary is at epoch %llu: it is not the newest "
+             "primary",
+             (ull)h->node_id, (ull)h->tail.epoch, (ull)log->tail.epoch);
     return refuse(d, 'C', DW_DIVERGED, parted_after(log, &h->tail) + 1, text);
   }
   int rc = log->find(log->ctx, &h->at);

@@ -25,9 +25,9 @@
  *
  * Pointers in an action are valid until the next call on the shipper, except where stated.
  *
- * What it guarantees: unsent output never exceeds max_output_bytes by more than one frame of at most one block or
- * MSG_BLOCKS_BATCH_BYTES plus 64 KiB of small frames; a peer that reads nothing makes it stop reading the log, and one
- * that is silent, or takes nothing of a non-empty output, for peer_timeout_ms is closed. Marks it reports never exceed
+ * What it guarantees: unsent log never exceeds max_output_bytes by more than one block (whose bytes it shares with the
+ * log's tail cache), nor do frames of its own; a peer that reads nothing makes it stop reading the log, and one that is
+ * silent, or takes nothing of a non-empty output, for peer_timeout_ms is closed. Marks it reports never exceed
  * what it has sent on this connection, and never fall.
  */
 #ifndef DW_REPLICATION_SHIPPER_H

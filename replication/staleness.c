@@ -61,7 +61,9 @@ void staleness_applied(struct staleness *s, dw_lsn applied) {
   s->answered_count = kept;
 }
 
-void staleness_disconnected(struct staleness *s) { s->sent_count = s->answered_count = 0; }
+void staleness_disconnected(struct staleness *s) {
+  s->sent_count = s->answered_count = 0;
+}
 
 uint64_t staleness_ns(const struct staleness *s, uint64_t now_ns) {
   if (!s->known) return UINT64_MAX;

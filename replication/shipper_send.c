@@ -1,0 +1,165 @@
+/* What goes to the follower: blocks in frames, commit_lsn, checkpoint chunks. All of it stops while the output is full;
+ * that is the whole of the flow control towards the socket.
+ */
+#include <stdio.h>
+
+#include "replication/shipper_internal.h"
+
+typedef unsigned long long ull;
+
+/* ---- blocks -------------------------------------------------------------------------------- */
+
+/* One frame of blocks [0, n), their bytes by reference. */
+static int push_frame(struct shipper *s, struct wal_block **blocks, size_t n, size_t bytes) {
+  uint8_t head[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES];
+  msg_blocks_head(&s->me, s->commit, (uint32_t)n, bytes, head);
+  if (s->out.bytes == 0) s->out_ns = s->now_ns;
+  int rc = outq_reserve(&s->out, n + 1);
+  if (rc == DW_OK) rc = outq_push_copy(&s->out, head, sizeof head);
+  for (size_t i = 0; rc == DW_OK && i < n; i++) rc = outq_push_block(&s->out, blocks[i]);
+  if (rc) return rc;
+  const struct block_header *last = &blocks[n - 1]->h;
+  s->sent = (struct wal_pos){block_last_lsn(last), last->epoch, last->chain};
+  if (s->commit > s->told_commit) s->told_commit = s->commit;
+  return DW_OK;
+}
+
+/* As many blocks to a frame as fit MSG_BLOCKS_BATCH_BYTES; a bigger one alone. */
+static int push_blocks(struct shipper *s, struct wal_block **blocks, size_t n) {
+  for (size_t from = 0, i = 0; from < n; from = i) {
+    size_t bytes = 0;
+    do {
+      bytes += block_total_bytes(&blocks[i++]->h);
+    } while (i < n && bytes + block_total_bytes(&blocks[i]->h) <= MSG_BLOCKS_BATCH_BYTES);
+    int rc = push_frame(s, blocks + from, i - from, bytes);
+    if (rc) return rc;
+  }
+  return DW_OK;
+}
+
+void shipper_blocks(struct shipper *s, int rc, struct wal_block **blocks, size_t n, bool at_end, bool live,
+                    const char *text, uint64_t now_ns) {
+  ship_clock(s, now_ns);
+  s->read = ASK_NO;
+  if (s->phase == SHIP_STREAMING) {
+    if (rc) {
+      ship_end(s, DW_CLOSED, 0, true, "can't read the log after LSN %llu: %s", (ull)s->sent.lsn,
+               text ? text : dw_rc_name(rc));
+    } else {
+      if (n && push_blocks(s, blocks, n)) ship_end(s, DW_NO_MEMORY, 0, false, "no memory for blocks");
+      if (n && !at_end) s->want_log = true;
+      s->live = live;
+      if (ship_open(s)) ship_set_state(s, live ? DW_PEER_STREAMING : DW_PEER_CATCHING_UP);
+    }
+  }
+  for (size_t i = 0; i < n; i++) wal_block_unref(blocks[i]);
+  shipper_tick(s, now_ns);
+}
+
+/* When no BLOCKS frame is about to carry it. */
+void ship_tell_commit(struct shipper *s) {
+  if (s->phase != SHIP_STREAMING || s->commit <= s->told_commit || s->want_log || s->read != ASK_NO) return;
+  if (s->out.bytes > SHIP_SMALL_BYTES) return;
+  struct buf b = {0};
+  if (msg_put_commit(&b, &s->me, s->commit))
+    ship_end(s, DW_NO_MEMORY, 0, false, "no memory for a frame");
+  else if (ship_push(s, &b))
+    s->told_commit = s->commit;
+}
+
+/* ---- checkpoint ---------------------------------------------------------------------------- */
+
+void shipper_checkpoint(struct shipper *s, int rc, struct ckpt_manifest *m, const char *text, uint64_t now_ns) {
+  ship_clock(s, now_ns);
+  s->make = ASK_NO;
+  if (s->phase != SHIP_BOOTSTRAPPING) {
+    if (rc == DW_OK) ckpt_manifest_free(m);
+    return;
+  }
+  if (rc) {
+    ship_end(s, DW_CLOSED, 0, true, "no checkpoint to start from: %s", text ? text : dw_rc_name(rc));
+    shipper_tick(s, now_ns);
+    return;
+  }
+  struct buf b = {0};
+  rc = msg_put_ckpt_manifest(&b, &s->me, m);
+  if (rc == DW_OK) {
+    ship_log(s, DW_LOG_INFO, "sending a checkpoint at LSN %llu: %u files, %llu bytes", (ull)m->pos.lsn, m->count,
+             (ull)m->total_bytes);
+    rc = ckpt_sender_init(&s->ckpt, m);
+    s->have_ckpt = rc == DW_OK;
+    s->moved_ns = s->now_ns;
+  }
+  if (rc) {
+    char why[MSG_TEXT_BYTES];
+    dw_error_copy(why, sizeof why);
+    ckpt_manifest_free(m);
+    ship_end(s, rc, 0, true, "%s", why);
+  } else {
+    ship_push(s, &b);
+  }
+  buf_free(&b);
+  shipper_tick(s, now_ns);
+}
+
+void shipper_chunk(struct shipper *s, int rc, const void *data, const char *text, uint64_t now_ns) {
+  ship_clock(s, now_ns);
+  s->chunk = ASK_NO;
+  if (s->phase != SHIP_BOOTSTRAPPING || !s->have_ckpt) return;
+  if (rc) {
+    ship_end(s, DW_CLOSED, 0, true, "the checkpoint can't be read: %s", text ? text : dw_rc_name(rc));
+    shipper_tick(s, now_ns);
+    return;
+  }
+  uint32_t file = 0, n = 0, skip = 0;
+  uint64_t off = 0;
+  if (ckpt_sender_next(&s->ckpt, &file, &off, &n) != CKPT_READ) return;
+  ckpt_sender_read(&s->ckpt, data, n, &skip);
+  s->moved_ns = s->now_ns;
+  if (skip < n) {
+    const uint8_t *p = (const uint8_t *)data + skip;
+    struct buf b = {0};
+    if (buf_reserve(&b, MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES + n - skip)) {
+      ship_end(s, DW_NO_MEMORY, 0, false, "no memory for a chunk");
+    } else {
+      msg_chunk_head(&s->me, file, off + skip, p, n - skip, b.data);
+      memcpy(b.data + MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES, p, n - skip);
+      b.len = MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES + n - skip;
+      ship_push(s, &b);
+    }
+  }
+  shipper_tick(s, now_ns);
+}
+
+static int push_file_end(struct shipper *s) {
+  struct msg_ckpt_file_end m = {.file = s->ckpt.file};
+  struct buf b = {0};
+  int rc = ckpt_sender_file_end(&s->ckpt, &m.hash);
+  if (rc == DW_OK) rc = msg_put_ckpt_file_end(&b, &s->me, &m);
+  if (rc == DW_OK) ship_push(s, &b);
+  return rc;
+}
+
+static int push_done(struct shipper *s) {
+  struct buf b = {0};
+  int rc = msg_put_ckpt_done(&b, &s->me, &s->ckpt.manifest.id);
+  if (rc == DW_OK) ship_push(s, &b);
+  s->done_sent = true;
+  return rc;
+}
+
+void ship_move_checkpoint(struct shipper *s) {
+  while (s->phase == SHIP_BOOTSTRAPPING && s->have_ckpt && s->chunk == ASK_NO && !s->done_sent &&
+         s->out.bytes < s->cfg.max_output_bytes) {
+    uint32_t file, n;
+    uint64_t off;
+    int rc = DW_OK;
+    switch (ckpt_sender_next(&s->ckpt, &file, &off, &n)) {
+    case CKPT_WAIT: return;
+    case CKPT_READ: s->chunk = ASK_WANTED; return;
+    case CKPT_FILE_END: rc = push_file_end(s); break;
+    case CKPT_DONE: rc = push_done(s); break;
+    }
+    if (rc) ship_end(s, DW_NO_MEMORY, 0, false, "no memory for the checkpoint");
+  }
+}
