@@ -1,7 +1,7 @@
 /* Blocks in memory: made from a payload, or taken from untrusted bytes.
  *
- * A block is immutable once it is sealed, and shared by reference: the tail cache, shippers and the applier hold the very
- * bytes that went to disk. Compression happens once, here; checksums are over the stored bytes, so every later hop
+ * A block is immutable once it is sealed, and shared by reference: the tail cache, shippers and the applier hold the
+ * very bytes that went to disk. Compression happens once, here; checksums are over the stored bytes, so every later hop
  * verifies without decompressing.
  */
 #include <assert.h>
@@ -19,8 +19,12 @@
 static pthread_key_t cctx_key, dctx_key;
 static pthread_once_t keys_once = PTHREAD_ONCE_INIT;
 
-static void free_cctx(void *p) { ZSTD_freeCCtx(p); }
-static void free_dctx(void *p) { ZSTD_freeDCtx(p); }
+static void free_cctx(void *p) {
+  ZSTD_freeCCtx(p);
+}
+static void free_dctx(void *p) {
+  ZSTD_freeDCtx(p);
+}
 static void make_keys(void) {
   pthread_key_create(&cctx_key, free_cctx);
   pthread_key_create(&dctx_key, free_dctx);

@@ -228,8 +228,7 @@ void epoch_record_encode(const struct epoch_record *r, uint8_t out[WAL_EPOCH_REC
 
 int epoch_record_decode(const uint8_t *in, size_t n, struct epoch_record *r) {
   if (n != WAL_EPOCH_RECORD_BYTES || get_u32(in) == 0) return dw_fail(DW_CORRUPT, "epoch record of %zu bytes", n);
-  if (get_u32(in) > WAL_FORMAT_VERSION)
-    return dw_fail(DW_UNSUPPORTED, "epoch record: format version %u", get_u32(in));
+  if (get_u32(in) > WAL_FORMAT_VERSION) return dw_fail(DW_UNSUPPORTED, "epoch record: format version %u", get_u32(in));
   r->reason = get_u32(in + 4);
   r->epoch = get_u64(in + 8);
   r->node_id = get_u64(in + 16);

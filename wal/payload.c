@@ -2,7 +2,9 @@
 #include "wal/base/bytes.h"
 #include "wal/format.h"
 
-static int bad(const char *what, size_t off) { return dw_fail(DW_CORRUPT, "payload: %s at byte %zu", what, off); }
+static int bad(const char *what, size_t off) {
+  return dw_fail(DW_CORRUPT, "payload: %s at byte %zu", what, off);
+}
 
 int payload_next_commit(const uint8_t *payload, size_t n, size_t *off, struct wal_commit *c) {
   size_t at = *off;

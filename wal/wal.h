@@ -104,8 +104,8 @@ int wal_append_sealed(struct wal *, struct wal_block **, size_t n);
  * threads may call it; cheap when nothing is unsynced. Counts one sync when it did one. */
 int wal_sync(struct wal *, dw_lsn *durable);
 
-/* Prepares the next segment (zeroed or recycled) ahead of need; called by a helper thread when wal_wants_prepare.
- * Also writes an idle mark. DW_NO_SPACE is reported, not fatal. */
+/* Prepares the next segment's file (zeroed) ahead of need; called by a helper thread when wal_wants_prepare.
+ * DW_NO_SPACE is reported, not fatal. */
 bool wal_wants_prepare(struct wal *);
 int wal_prepare(struct wal *);
 

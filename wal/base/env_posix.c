@@ -1,7 +1,7 @@
 /* The environment of production: Linux system calls behind struct env_ops.
  *
- * Calls restart on EINTR and go on after short counts, so callers see all or an error. Every error names the path. Nothing
- * is ever retried after a failed fdatasync: the caller decides what dies.
+ * Calls restart on EINTR and go on after short counts, so callers see all or an error. Every error names the path.
+ * Nothing is ever retried after a failed fdatasync: the caller decides what dies.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -62,8 +62,7 @@ static int posix_pread(struct env_file *f, uint64_t off, void *buf, size_t n, si
   while (done < n) {
     ssize_t r = pread(f->fd, (char *)buf + done, n - done, (off_t)(off + done));
     if (r < 0 && errno == EINTR) continue;
-    if (r < 0)
-      return dw_fail_errno(errno, "read %s at offset %llu", f->path, (unsigned long long)(off + done));
+    if (r < 0) return dw_fail_errno(errno, "read %s at offset %llu", f->path, (unsigned long long)(off + done));
     if (r == 0) break;
     done += (size_t)r;
   }
@@ -114,7 +113,8 @@ static int posix_allocate(struct env_file *f, uint64_t bytes) {
   do r = fallocate(f->fd, 0, 0, (off_t)bytes);
   while (r && errno == EINTR);
   if (r == 0) return DW_OK;
-  if (errno != EOPNOTSUPP) return dw_fail_errno(errno, "allocate %llu bytes for %s", (unsigned long long)bytes, f->path);
+  if (errno != EOPNOTSUPP)
+    return dw_fail_errno(errno, "allocate %llu bytes for %s", (unsigned long long)bytes, f->path);
   uint64_t size;
   int rc = posix_size(f, &size);
   return rc || size >= bytes ? rc : posix_truncate(f, bytes);
@@ -156,7 +156,9 @@ static int posix_sync_dir(struct env *env, const char *path) {
 static int posix_list(struct env *env, const char *path, int (*fn)(void *, const char *, bool), void *arg) {
   (void)env;
   DIR *d = opendir(path);
-  if (!d) return errno == ENOENT ? dw_fail(DW_NOT_FOUND, "%s: no such directory", path) : dw_fail_errno(errno, "list %s", path);
+  if (!d)
+    return errno == ENOENT ? dw_fail(DW_NOT_FOUND, "%s: no such directory", path)
+                           : dw_fail_errno(errno, "list %s", path);
   int rc = DW_OK;
   for (;;) {
     errno = 0;

@@ -5,7 +5,9 @@
 #define XXH_STATIC_LINKING_ONLY /* for a state on the stack */
 #include <xxhash.h>
 
-uint64_t hash64(const void *p, size_t n) { return XXH3_64bits(p, n); }
+uint64_t hash64(const void *p, size_t n) {
+  return XXH3_64bits(p, n);
+}
 
 static struct hash128 canonical(XXH128_hash_t h) {
   XXH128_canonical_t c;
@@ -15,7 +17,9 @@ static struct hash128 canonical(XXH128_hash_t h) {
   return out;
 }
 
-struct hash128 hash128(const void *p, size_t n) { return canonical(XXH3_128bits(p, n)); }
+struct hash128 hash128(const void *p, size_t n) {
+  return canonical(XXH3_128bits(p, n));
+}
 
 struct hash128 hash128_pair(const void *a, size_t na, const void *b, size_t nb) {
   if (na + nb <= 256) { /* the chain hash's case: no streaming state for a few bytes */
@@ -45,7 +49,9 @@ struct hash128 hash_stream_digest(const struct hash_stream *s) {
   return canonical(XXH3_128bits_digest((const XXH3_state_t *)s));
 }
 
-void hash_stream_destroy(struct hash_stream *s) { XXH3_freeState((XXH3_state_t *)s); }
+void hash_stream_destroy(struct hash_stream *s) {
+  XXH3_freeState((XXH3_state_t *)s);
+}
 
 void hash128_hex(const struct hash128 *h, char out[33]) {
   for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", h->b[i]);

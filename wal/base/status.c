@@ -40,7 +40,9 @@ int dw_fail_prefix(int rc, const char *fmt, ...) {
   return dw_fail(rc, "%s: %s", text, message);
 }
 
-int dw_fail_nomem(size_t bytes) { return dw_fail(DW_NO_MEMORY, "out of memory asking for %zu bytes", bytes); }
+int dw_fail_nomem(size_t bytes) {
+  return dw_fail(DW_NO_MEMORY, "out of memory asking for %zu bytes", bytes);
+}
 
 void dw_error_copy(char *dst, size_t cap) {
   if (cap) snprintf(dst, cap, "%s", message);

@@ -1,0 +1,148 @@
+/* The inside of struct wal, shared by the files of wal/ only.
+ *
+ *   scan.c      walks the frames of one segment file and verifies them: the one reader of the format
+ *   segment.c   makes segment files, keeps spares
+ *   wal.c       append, sync, close
+ *   recovery.c  what is kept at open, and why
+ *   cursor.c    readers' positions; finding boundaries
+ *   trim.c      trimming, truncating, preparing
+ *   inspect.c   looking at a directory from outside
+ */
+#ifndef DW_WAL_INTERNALS_H
+#define DW_WAL_INTERNALS_H
+
+#include <pthread.h>
+
+#include "wal/wal.h"
+
+/* ---- scanning -------------------------------------------------------------------------------- */
+
+enum frame_kind {
+  FRAME_BLOCK, /* valid by all four rules of format.h */
+  FRAME_MARK,
+  FRAME_NONE /* nothing valid stands here: the end, or a hole */
+};
+
+/* A walk over one segment file. Set env, file, path, off, limit, pos, salt; then call frame_next. */
+struct frame_scan {
+  struct env *env;
+  struct env_file *file;
+  const char *path;
+  uint64_t off;       /* of the next frame */
+  uint64_t limit;     /* nothing is read at or beyond it */
+  struct wal_pos pos; /* boundary before the next frame */
+  uint64_t salt;      /* marks must carry it */
+  struct buf window;
+  uint64_t window_off;
+  /* the frame last returned */
+  uint64_t frame_off;
+  struct block_header h;
+  const uint8_t *bytes; /* FRAME_BLOCK: the whole block, valid until the next call */
+  struct mark_frame mark;
+};
+/* Moves over one frame. Errors are I/O and memory only; what is wrong with bytes at FRAME_NONE is in the message. */
+int frame_next(struct frame_scan *, enum frame_kind *);
+/* Bytes [s->off + at, +n) in the window; NULL beyond limit (rc DW_OK) or on error. */
+const uint8_t *frame_peek(struct frame_scan *, size_t at, size_t n, int *rc);
+void frame_scan_free(struct frame_scan *);
+
+/* ---- segments -------------------------------------------------------------------------------- */
+
+/* A place to start looking from, kept about every INDEX_STEP bytes. */
+#define INDEX_STEP 65536u
+struct index_entry {
+  uint64_t off;
+  struct wal_pos pos;
+};
+
+struct segment {
+  struct segment_header h;
+  char *path;
+  uint64_t file_bytes;
+  uint64_t end;           /* offset behind the last frame; mu */
+  bool end_known;         /* false: an old segment that nobody has walked yet; it ends where the next one begins */
+  struct wal_pos end_pos; /* boundary there; mu */
+  uint64_t synced;        /* offset up to which fdatasync has returned; mu */
+  dw_lsn marked;          /* durable LSN of the last mark frame in this file; the appender's */
+  uint64_t base_bytes;    /* logical bytes before it */
+  uint64_t last_append_ns;
+  unsigned cursors;       /* standing in it; mu */
+  struct index_entry *index;
+  size_t index_count, index_cap;
+  struct env_file *file; /* open for appending; the newest segment's only */
+  unsigned file_users;   /* threads in fdatasync on it; mu. The last one closes a file that has been rolled away */
+  bool rolled;
+  struct segment *next_cut; /* list of wal.cut */
+};
+
+struct tail_entry {
+  uint64_t seq, off;
+  struct wal_block *block;
+};
+
+#define SPARES_MAX 2u
+#define ZERO_CHUNK (1u << 20)
+
+struct wal {
+  struct wal_options opt;
+  struct env *env;
+  char *dir;
+  pthread_mutex_t mu;
+  struct segment **segments; /* oldest first; mu */
+  size_t count, cap;
+  struct segment *cut; /* dropped by a truncation while cursors stood in them; freed with the log; mu */
+  dw_lsn durable_lsn; /* mu */
+  struct tail_entry *tail; /* ring; mu */
+  size_t tail_head, tail_count, tail_cap, tail_bytes;
+  char *spares[SPARES_MAX]; /* paths of files of opt.segment_bytes; mu */
+  unsigned spare_count;
+  uint64_t next_spare;
+  uint64_t truncations; /* cursors drop what they have read ahead; mu */
+  int stop_rc;          /* mu */
+  char stop_why[300];
+  uint8_t boot_id[16];
+  uint64_t syncs, appended_blocks, appended_commits, raw_bytes, stored_bytes; /* mu */
+};
+
+static inline struct segment *last_segment(const struct wal *w) { return w->segments[w->count - 1]; }
+
+/* Boundary before a segment's first block. */
+static inline struct wal_pos segment_start(const struct segment_header *h) {
+  return (struct wal_pos){h->first_lsn - 1, h->epoch, h->prev_chain};
+}
+
+/* Levels of the log callback, as the public dw_log_level. */
+enum { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+void wal_say(struct wal *, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Remembers the first error; returns rc. Takes mu. */
+int wal_stop(struct wal *, int rc);
+
+struct segment *segment_alloc(const char *dir, const struct segment_header *); /* NULL: no memory */
+void segment_free(struct wal *, struct segment *);
+int segment_index_add(struct segment *, uint64_t off, const struct wal_pos *);
+/* Makes the file of the next segment, at boundary pos, with room for `need` bytes of frames; open for appending.
+ * On error nothing is left behind. */
+int segment_create(struct wal *, const struct wal_pos *pos, uint64_t seq, size_t need, struct segment **);
+int segment_push(struct wal *, struct segment *); /* mu held or alone */
+int zero_range(struct env *, struct env_file *, uint64_t from, uint64_t to);
+/* Names of files in the directory that are not segments but ours. */
+bool spare_name_parse(const char *name, uint64_t *n);
+
+/* tail cache, mu held */
+void tail_push(struct wal *, uint64_t seq, uint64_t off, struct wal_block *);
+/* The block that follows boundary pos, if it is here at or behind (seq, off); borrowed until mu is released. */
+const struct tail_entry *tail_find(struct wal *, uint64_t seq, uint64_t off, const struct wal_pos *pos);
+void tail_drop_from(struct wal *, uint64_t seq, uint64_t off);
+void tail_drop_before(struct wal *, uint64_t seq);
+void tail_free(struct wal *);
+
+/* cursor.c: where a cursor stands. mu held, or no appender and no trimming about. */
+void cursor_place(const struct wal_cursor *, struct segment **, uint64_t *off);
+
+/* recovery.c */
+int wal_recover(struct wal *, struct wal_recovery *);
+
+/* Writes a mark frame at the end and counts it in. The appender's. */
+int wal_write_mark(struct wal *);
+
+#endif

@@ -1,0 +1,201 @@
+/* Making the log shorter, at either end, and files ready for the next segment.
+ *
+ * Trim (old end): whole segments that nobody needs become spares or go. The directory is synced before a spare's bytes
+ * may be overwritten, so that no old name can come back with new contents. Truncate (new end): a follower's tail that
+ * is not in the primary's history. The kept part is copied into a new file that replaces the segment in one rename:
+ * zeroing in place could, torn by a power cut, leave marks that claim as synced what was cut.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wal/internal.h"
+
+size_t wal_segments(struct wal *w, struct wal_segment_info *out, size_t cap) {
+  pthread_mutex_lock(&w->mu);
+  size_t n = w->count;
+  for (size_t i = 0; i < n && i < cap; i++) {
+    const struct segment *s = w->segments[i];
+    out[i] = (struct wal_segment_info){.seq = s->h.seq,
+                                       .first_lsn = s->h.first_lsn,
+                                       .last_lsn = s->end_pos.lsn,
+                                       .bytes = s->file_bytes,
+                                       .last_append_mono_ns = s->last_append_ns};
+  }
+  pthread_mutex_unlock(&w->mu);
+  return n;
+}
+
+static char *spare_path(struct wal *w) { /* mu held */
+  size_t n = strlen(w->dir) + 32;
+  char *path = malloc(n);
+  if (path) snprintf(path, n, "%s/spare-%08llx", w->dir, (unsigned long long)w->next_spare++);
+  return path;
+}
+
+/* Takes the oldest segment out if it may go. mu held. */
+static struct segment *take_oldest(struct wal *w, dw_lsn lsn) {
+  if (w->count < 2) return NULL;
+  struct segment *s = w->segments[0];
+  if (s->end_pos.lsn > lsn || s->cursors || s->file_users) return NULL;
+  tail_drop_before(w, w->segments[1]->h.seq);
+  memmove(w->segments, w->segments + 1, (w->count - 1) * sizeof *w->segments);
+  w->count--;
+  return s;
+}
+
+int wal_trim(struct wal *w, dw_lsn lsn, dw_lsn *oldest) {
+  int rc = DW_OK;
+  bool changed = false;
+  char *spares[SPARES_MAX];
+  unsigned spare_count = 0;
+  for (;;) {
+    pthread_mutex_lock(&w->mu);
+    struct segment *s = rc == DW_OK ? take_oldest(w, lsn) : NULL;
+    bool keep = s && s->file_bytes == w->opt.segment_bytes && w->spare_count + spare_count < SPARES_MAX;
+    char *spare = keep ? spare_path(w) : NULL;
+    pthread_mutex_unlock(&w->mu);
+    if (!s) break;
+    rc = spare ? w->env->ops->rename(w->env, s->path, spare) : w->env->ops->unlink(w->env, s->path);
+    if (spare && rc == DW_OK)
+      spares[spare_count++] = spare;
+    else
+      free(spare);
+    segment_free(w, s);
+    changed = true;
+  }
+  if (changed && rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
+  pthread_mutex_lock(&w->mu);
+  for (unsigned i = 0; i < spare_count; i++) {
+    if (rc == DW_OK && w->spare_count < SPARES_MAX) {
+      w->spares[w->spare_count++] = spares[i];
+    } else {
+      (void)w->env->ops->unlink(w->env, spares[i]);
+      free(spares[i]);
+    }
+  }
+  if (oldest) *oldest = w->segments[0]->h.first_lsn;
+  pthread_mutex_unlock(&w->mu);
+  return rc;
+}
+
+bool wal_wants_prepare(struct wal *w) {
+  pthread_mutex_lock(&w->mu);
+  const struct segment *s = last_segment(w);
+  bool wants = !w->stop_rc && w->spare_count == 0 && s->end > s->file_bytes / 4;
+  pthread_mutex_unlock(&w->mu);
+  return wants;
+}
+
+int wal_prepare(struct wal *w) {
+  pthread_mutex_lock(&w->mu);
+  char *path = w->spare_count < SPARES_MAX ? spare_path(w) : NULL;
+  pthread_mutex_unlock(&w->mu);
+  if (!path) return DW_OK;
+  struct env_file *f = NULL;
+  int rc = w->env->ops->open(w->env, path, ENV_CREATE, &f);
+  if (rc == DW_OK) rc = w->env->ops->allocate(f, w->opt.segment_bytes);
+  if (rc == DW_OK) rc = zero_range(w->env, f, 0, w->opt.segment_bytes);
+  if (rc == DW_OK) rc = w->env->ops->fdatasync(f);
+  if (f) w->env->ops->close(f);
+  if (rc) {
+    char why[300];
+    dw_error_copy(why, sizeof why);
+    (void)w->env->ops->unlink(w->env, path);
+    free(path);
+    return dw_fail(rc, "%s", why);
+  }
+  pthread_mutex_lock(&w->mu);
+  if (w->spare_count < SPARES_MAX) {
+    w->spares[w->spare_count++] = path;
+    path = NULL;
+  }
+  pthread_mutex_unlock(&w->mu);
+  if (path) (void)w->env->ops->unlink(w->env, path);
+  free(path);
+  return DW_OK;
+}
+
+/* ---- truncating ------------------------------------------------------------------------------ */
+
+/* [0, end) of a segment as a new, durable file beside it, ready to be renamed over it. */
+static int copy_head(struct wal *w, const struct segment *s, uint64_t end, const char *tmp, struct env_file **out) {
+  struct env_file *from = NULL;
+  uint8_t *chunk = malloc(ZERO_CHUNK);
+  int rc = chunk ? w->env->ops->open(w->env, s->path, ENV_READ, &from) : dw_fail_nomem(ZERO_CHUNK);
+  if (rc == DW_OK) rc = w->env->ops->open(w->env, tmp, ENV_CREATE, out);
+  if (rc == DW_OK) rc = w->env->ops->truncate(*out, 0);
+  if (rc == DW_OK) rc = w->env->ops->allocate(*out, s->file_bytes);
+  for (uint64_t at = 0; rc == DW_OK && at < end;) {
+    size_t n = end - at < ZERO_CHUNK ? (size_t)(end - at) : ZERO_CHUNK;
+    rc = env_pread_exact(w->env, from, s->path, at, chunk, n);
+    if (rc == DW_OK) rc = env_pwrite(w->env, *out, at, chunk, n);
+    at += n;
+  }
+  if (rc == DW_OK) rc = w->env->ops->fdatasync(*out);
+  if (from) w->env->ops->close(from);
+  free(chunk);
+  return rc;
+}
+
+/* Removes the segments behind `keep`, newest first, so that a crash leaves a contiguous row. mu held. */
+static int drop_newer(struct wal *w, const struct segment *keep) {
+  int rc = DW_OK;
+  while (rc == DW_OK && last_segment(w) != keep) {
+    struct segment *s = last_segment(w);
+    rc = w->env->ops->unlink(w->env, s->path);
+    if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
+    if (rc) break;
+    w->count--;
+    s->next_cut = w->cut; /* a cursor may stand in it: it learns at its next step */
+    w->cut = s;
+  }
+  return rc;
+}
+
+int wal_truncate(struct wal *w, const struct wal_pos *pos) {
+  struct wal_cursor *c;
+  int rc = wal_cursor_open(w, pos, &c);
+  if (rc) return rc == DW_DIVERGED ? dw_fail_prefix(DW_NOT_FOUND, "not a boundary of this log") : rc;
+  struct segment *s;
+  uint64_t off;
+  cursor_place(c, &s, &off);
+  wal_cursor_close(c);
+  if (s == last_segment(w) && off == s->end) return DW_OK;
+
+  size_t n = strlen(w->dir) + 32;
+  char *tmp = malloc(n);
+  struct env_file *file = NULL;
+  if (!tmp) return dw_fail_nomem(n);
+  snprintf(tmp, n, "%s/segment.tmp", w->dir);
+  rc = copy_head(w, s, off, tmp, &file);
+  pthread_mutex_lock(&w->mu);
+  if (rc == DW_OK) rc = drop_newer(w, s);
+  if (rc == DW_OK) rc = w->env->ops->rename(w->env, tmp, s->path);
+  if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
+  if (rc == DW_OK) {
+    if (s->file) w->env->ops->close(s->file);
+    s->file = file;
+    file = NULL;
+    s->rolled = false;
+    s->end = s->synced = off;
+    s->end_known = true;
+    s->end_pos = *pos;
+    if (s->marked > pos->lsn) s->marked = pos->lsn;
+    while (s->index_count && s->index[s->index_count - 1].off >= off) s->index_count--;
+    tail_drop_from(w, s->h.seq, off);
+    if (w->durable_lsn > pos->lsn) w->durable_lsn = pos->lsn;
+    w->truncations++;
+  }
+  pthread_mutex_unlock(&w->mu);
+  if (file) w->env->ops->close(file);
+  if (rc) {
+    char why[300];
+    dw_error_copy(why, sizeof why);
+    (void)w->env->ops->unlink(w->env, tmp);
+    dw_fail(rc, "cutting the log behind LSN %llu: %s", (unsigned long long)pos->lsn, why);
+    if (rc != DW_NO_SPACE && rc != DW_NO_MEMORY) wal_stop(w, rc);
+  }
+  free(tmp);
+  return rc;
+}
