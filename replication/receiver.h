@@ -45,7 +45,7 @@
 #define RECV_LAZY_SYNC_NS 20000000ull
 #define RECV_LAZY_SYNC_BYTES 4194304u
 #define RECV_BACKOFF_MIN_NS 100000000ull    /* doubles ... */
-#define RECV_BACKOFF_MAX_NS 5000000000ull   /* ... up to this; half of it is jitter */
+#define RECV_BACKOFF_MAX_NS 2000000000ull   /* ... up to this; half of it is jitter */
 #define RECV_REFUSED_NS 10000000000ull      /* between attempts after a refusal */
 #define RECV_TRUNCATE_ROUNDS 16             /* HELLOs without progress on one connection */
 
