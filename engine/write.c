@@ -33,6 +33,14 @@ static int need_from_options(const dw_engine *e, const dw_write_options *wo, str
   return DW_OK;
 }
 
+/* A semi-sync write is answered by degrading at its time-out, so its own patience ends a little later; it runs out only
+ * behind a sync write that waits. */
+#define SEMI_SYNC_GRACE_NS 500000000ull
+
+static uint64_t deadline_of(const struct write_request *r, uint64_t now) {
+  return now + r->timeout_ns + (r->need.mode == DW_SEMI_SYNC ? SEMI_SYNC_GRACE_NS : 0);
+}
+
 /* Reasons to refuse before anything is queued. mu held. */
 static int refuse_now(dw_engine *e, const struct block_need *need) {
   if (e->closing) return dw_fail(DW_CLOSED, "the engine is closing");
@@ -114,7 +122,7 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
   struct request_list done;
   request_list_init(&done);
   pthread_cond_init(&r.cond, NULL);
-  r.deadline_ns = mono_ns(e) + r.timeout_ns;
+  r.deadline_ns = deadline_of(&r, mono_ns(e));
 
   pthread_mutex_lock(&e->mu);
   rc = refuse_now(e, &r.need);
@@ -184,7 +192,7 @@ int dw_write_async(dw_engine *e, const dw_write_options *wo, const dw_batch *b, 
     pthread_cond_wait(&e->space_cond, &e->mu);
   if (!e->threads) rc = refuse_now(e, &need);
   if (rc == DW_OK) {
-    r->deadline_ns = mono_ns(e) + timeout_ns;
+    r->deadline_ns = deadline_of(r, mono_ns(e));
     request_list_push(&e->queue, r);
     if (pipeline_can_log(e) && e->queue.head == r) pthread_cond_signal(&e->log_cond);
   }

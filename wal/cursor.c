@@ -93,7 +93,7 @@ static int corrupt_here(struct wal_cursor *c) {
                         (unsigned long long)c->scan.pos.lsn + 1);
 }
 
-/* Next block from the file. */
+/* Next block from the file; *out stays NULL if only marks stood before the written end. */
 static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
   if (!c->scan.file) {
     int rc = c->w->env->ops->open(c->w->env, c->seg->path, ENV_READ, &c->scan.file);
@@ -102,6 +102,7 @@ static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   struct frame_scan before = c->scan;
   enum frame_kind kind;
   do {
+    if (c->scan.off >= c->scan.limit) return DW_OK;
     int rc = frame_next(&c->scan, &kind);
     if (rc) return rc;
   } while (kind == FRAME_MARK);
@@ -114,7 +115,7 @@ static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   return wal_block_parse(c->scan.bytes, block_total_bytes(&c->scan.h), out);
 }
 
-int wal_cursor_next(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
+static int next_once(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
   int rc = DW_OK;
   pthread_mutex_lock(&c->w->mu);
   enum step step = next_step(c, limit, out, &rc);
@@ -135,6 +136,14 @@ int wal_cursor_next(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) 
   if (rc == DW_OK) (void)segment_index_add(seg, off, &pos);
   /* Behind the last frame of an unwalked segment there may be zeros: its successor's header has the last word. */
   pthread_mutex_unlock(&c->w->mu);
+  return rc;
+}
+
+int wal_cursor_next(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
+  int rc;
+  *out = NULL;
+  do rc = next_once(c, limit, out);
+  while (rc == DW_OK && !*out);
   return rc;
 }
 
@@ -176,7 +185,7 @@ static bool same_place(const struct wal_pos *a, const struct wal_pos *b) {
 }
 
 int wal_cursor_open(struct wal *w, const struct wal_pos *pos, struct wal_cursor **out) {
-  struct wal_cursor *c;
+  struct wal_cursor *c = NULL;
   int rc = cursor_new(w, &c);
   if (rc) return rc;
   pthread_mutex_lock(&w->mu);
@@ -246,7 +255,7 @@ void cursor_place(const struct wal_cursor *c, struct segment **seg, uint64_t *of
 }
 
 int wal_boundary_at_most(struct wal *w, uint64_t epoch, dw_lsn lsn, struct wal_pos *out) {
-  struct wal_cursor *c;
+  struct wal_cursor *c = NULL;
   int rc = cursor_new(w, &c);
   if (rc) return rc;
   pthread_mutex_lock(&w->mu);

@@ -154,7 +154,7 @@ static int drop_newer(struct wal *w, const struct segment *keep) {
 }
 
 int wal_truncate(struct wal *w, const struct wal_pos *pos) {
-  struct wal_cursor *c;
+  struct wal_cursor *c = NULL;
   int rc = wal_cursor_open(w, pos, &c);
   if (rc) return rc == DW_DIVERGED ? dw_fail_prefix(DW_NOT_FOUND, "not a boundary of this log") : rc;
   struct segment *s;

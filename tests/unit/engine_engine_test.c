@@ -1,0 +1,418 @@
+/* The engine by itself: writing, reading, reopening, recovery, without any follower. On RocksDB and on the memory
+ * store. */
+#include <check.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+static char dir[256];
+static dw_options options;
+static struct engine_config config;
+static dw_engine *e;
+
+static void quiet(void *arg, dw_log_level level, const char *line) { (void)arg, (void)level, (void)line; }
+
+static void setup(void) {
+  snprintf(dir, sizeof dir, "%s/dw-engine-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+  ck_assert_ptr_nonnull(mkdtemp(dir));
+  dw_options_init(&options);
+  options.segment_bytes = 1u << 20;
+  options.memtable_bytes = 1u << 20;
+  options.ack_timeout_ms = 200;
+  options.log = quiet;
+  config = (struct engine_config){.threads = true};
+  e = NULL;
+}
+
+static void teardown(void) {
+  if (e) engine_close(e);
+  env_remove_tree(env_posix(), dir);
+}
+
+static void open_engine(void) {
+  int rc = engine_open(dir, &options, &config, &e);
+  ck_assert_msg(rc == DW_OK, "open: %s: %s", dw_rc_name(rc), dw_last_error());
+}
+
+static void close_engine(void) {
+  ck_assert_int_eq(engine_close(e), DW_OK);
+  e = NULL;
+}
+
+static dw_lsn put(const char *key, const char *val) {
+  dw_lsn lsn = 0;
+  int rc = dw_put(e, NULL, key, strlen(key), val, strlen(val), &lsn);
+  ck_assert_msg(rc == DW_OK, "put: %s: %s", dw_rc_name(rc), dw_last_error());
+  return lsn;
+}
+
+static void expect(const char *key, const char *val) {
+  dw_value v;
+  int rc = dw_get(e, NULL, key, strlen(key), &v);
+  if (!val) {
+    ck_assert_int_eq(rc, DW_NOT_FOUND);
+    return;
+  }
+  ck_assert_msg(rc == DW_OK, "get %s: %s: %s", key, dw_rc_name(rc), dw_last_error());
+  ck_assert_uint_eq(v.size, strlen(val));
+  ck_assert(memcmp(v.data, val, v.size) == 0);
+  dw_value_release(&v);
+}
+
+START_TEST(commits_are_numbered_from_1_and_visible_when_they_return) {
+  open_engine();
+  ck_assert_uint_eq(put("a", "1"), 1);
+  expect("a", "1");
+  ck_assert_uint_eq(put("a", "2"), 2);
+  expect("a", "2");
+  dw_lsn lsn;
+  ck_assert_int_eq(dw_delete(e, NULL, "a", 1, &lsn), DW_OK);
+  ck_assert_uint_eq(lsn, 3);
+  expect("a", NULL);
+}
+END_TEST
+
+START_TEST(a_batch_is_one_commit_in_its_own_order_and_an_empty_one_is_none) {
+  open_engine();
+  dw_batch *b = dw_batch_create();
+  dw_lsn lsn = 99;
+  ck_assert_int_eq(dw_write(e, NULL, b, &lsn), DW_OK);
+  ck_assert_uint_eq(lsn, 0);
+  dw_batch_put(b, "k", 1, "old", 3);
+  dw_batch_delete(b, "k", 1);
+  dw_batch_put(b, "k", 1, "new", 3);
+  dw_batch_put(b, "empty", 5, NULL, 0);
+  ck_assert_uint_eq(dw_batch_count(b), 4);
+  ck_assert_int_eq(dw_write(e, NULL, b, &lsn), DW_OK);
+  ck_assert_uint_eq(lsn, 1);
+  expect("k", "new");
+  expect("empty", "");
+  dw_batch_destroy(b);
+}
+END_TEST
+
+START_TEST(everything_is_there_after_a_clean_reopen_and_numbers_go_on) {
+  open_engine();
+  for (int i = 0; i < 500; i++) {
+    char key[16];
+    snprintf(key, sizeof key, "key%d", i);
+    put(key, "value");
+  }
+  close_engine();
+  open_engine();
+  expect("key0", "value");
+  expect("key499", "value");
+  ck_assert_uint_eq(put("next", "x"), 501);
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.epoch, 2);
+}
+END_TEST
+
+/* A child writes and dies without closing anything. */
+static void crash_after(int n, dw_durability durability) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    options.durability = durability;
+    if (engine_open(dir, &options, &config, &e)) _exit(2);
+    for (int i = 0; i < n; i++) {
+      char key[16];
+      snprintf(key, sizeof key, "key%d", i);
+      if (dw_put(e, NULL, key, strlen(key), "value", 5, NULL)) _exit(3);
+    }
+    _exit(0);
+  }
+  int status;
+  waitpid(pid, &status, 0);
+  ck_assert(WIFEXITED(status));
+  ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+
+START_TEST(after_a_crash_replay_brings_back_every_acknowledged_commit) {
+  crash_after(300, DW_DURABILITY_DISK);
+  open_engine();
+  expect("key0", "value");
+  expect("key299", "value");
+  ck_assert_uint_eq(put("next", "x"), 301);
+}
+END_TEST
+
+START_TEST(os_durable_commits_survive_a_crash_of_the_process) {
+  crash_after(300, DW_DURABILITY_OS);
+  open_engine();
+  expect("key299", "value");
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.applied_lsn, 300);
+  ck_assert_uint_eq(s.durable_lsn, 300); /* recovery synced it */
+}
+END_TEST
+
+struct writer {
+  int id, n;
+  bool async_os;
+};
+
+static void *write_many(void *arg) {
+  struct writer *w = arg;
+  dw_write_options wo = {.durability = w->async_os ? DW_DURABILITY_OS : DW_DURABILITY_DISK};
+  for (int i = 0; i < w->n; i++) {
+    char key[32];
+    snprintf(key, sizeof key, "w%d-%d", w->id, i);
+    dw_lsn lsn;
+    if (dw_put(e, &wo, key, strlen(key), key, strlen(key), &lsn) != DW_OK) return "put failed";
+    dw_value v;
+    if (dw_get(e, NULL, key, strlen(key), &v) != DW_OK) return "not visible after OK";
+    dw_value_release(&v);
+  }
+  return NULL;
+}
+
+START_TEST(eight_writers_of_mixed_durability_get_distinct_numbers_and_find_their_writes) {
+  open_engine();
+  pthread_t t[8];
+  struct writer w[8];
+  for (int i = 0; i < 8; i++) {
+    w[i] = (struct writer){i, 200, i % 2};
+    pthread_create(&t[i], NULL, write_many, &w[i]);
+  }
+  for (int i = 0; i < 8; i++) {
+    void *why;
+    pthread_join(t[i], &why);
+    ck_assert_msg(!why, "%s", (char *)why);
+  }
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.applied_lsn, 1600);
+  ck_assert_uint_eq(s.commit_lsn, 1600);
+}
+END_TEST
+
+struct async_seen {
+  pthread_mutex_t mu;
+  pthread_cond_t cond;
+  int called;
+  dw_lsn last;
+  bool ordered, ok;
+};
+
+static void on_commit(void *arg, int rc, dw_lsn lsn) {
+  struct async_seen *s = arg;
+  pthread_mutex_lock(&s->mu);
+  s->called++;
+  s->ordered &= lsn == s->last + 1;
+  s->ok &= rc == DW_OK;
+  s->last = lsn;
+  pthread_cond_signal(&s->cond);
+  pthread_mutex_unlock(&s->mu);
+}
+
+START_TEST(asynchronous_writes_are_answered_once_each_in_order) {
+  open_engine();
+  struct async_seen seen = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, true, true};
+  dw_batch *b = dw_batch_create();
+  for (int i = 0; i < 3000; i++) {
+    dw_batch_clear(b);
+    dw_batch_put(b, &i, sizeof i, "v", 1);
+    ck_assert_int_eq(dw_write_async(e, NULL, b, on_commit, &seen), DW_OK);
+  }
+  dw_batch_destroy(b);
+  pthread_mutex_lock(&seen.mu);
+  while (seen.called < 3000) pthread_cond_wait(&seen.cond, &seen.mu);
+  pthread_mutex_unlock(&seen.mu);
+  ck_assert(seen.ordered);
+  ck_assert(seen.ok);
+}
+END_TEST
+
+START_TEST(sync_mode_without_followers_refuses_before_logging) {
+  open_engine();
+  dw_write_options wo = {.mode = DW_SYNC, .acks = 1};
+  dw_lsn lsn = 7;
+  ck_assert_int_eq(dw_put(e, &wo, "k", 1, "v", 1, &lsn), DW_NOT_ENOUGH_FOLLOWERS);
+  ck_assert_uint_eq(lsn, 0);
+  expect("k", NULL);
+  ck_assert_uint_eq(put("next", "x"), 1);
+}
+END_TEST
+
+static void acks(uint32_t connected, dw_lsn durable, dw_lsn applied) {
+  struct ack_marks m = {.connected = connected, .known = 1};
+  m.mark[LEVEL_RECEIVED][0] = m.mark[LEVEL_DURABLE][0] = durable;
+  m.mark[LEVEL_APPLIED][0] = applied;
+  engine_acks(e, &m);
+}
+
+START_TEST(a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again) {
+  open_engine();
+  acks(1, 0, 0);
+  dw_write_options wo = {.mode = DW_SYNC, .acks = 1, .timeout_ms = 50};
+  dw_lsn lsn;
+  ck_assert_int_eq(dw_put(e, &wo, "k", 1, "v", 1, &lsn), DW_TIMEOUT);
+  ck_assert_uint_eq(lsn, 1);
+  expect("k", NULL);
+  ck_assert_int_eq(dw_wait(e, lsn, &wo), DW_TIMEOUT);
+  acks(1, 1, 0);
+  ck_assert_int_eq(dw_wait(e, lsn, &wo), DW_OK);
+  expect("k", "v");
+  ck_assert_int_eq(dw_wait(e, 2, &wo), DW_NOT_FOUND);
+}
+END_TEST
+
+START_TEST(a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked) {
+  options.mode = DW_SYNC;
+  options.ack_timeout_ms = 30;
+  open_engine();
+  acks(1, 0, 0);
+  dw_lsn lsn;
+  ck_assert_int_eq(dw_put(e, NULL, "k", 1, "v", 1, &lsn), DW_TIMEOUT);
+  close_engine();
+  open_engine();
+  expect("k", NULL);
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.written_lsn, 1);
+  ck_assert_uint_eq(s.commit_lsn, 0);
+  acks(1, 1, 1);
+  ck_assert_int_eq(dw_wait(e, 1, NULL), DW_OK);
+  expect("k", "v");
+}
+END_TEST
+
+START_TEST(the_applied_level_answers_once_followers_have_applied) {
+  open_engine();
+  acks(1, 0, 0);
+  dw_write_options wo = {.mode = DW_SYNC, .ack = DW_ACK_APPLIED, .acks = 1, .timeout_ms = 50};
+  dw_lsn lsn;
+  acks(1, 1, 0); /* durable there already: commits, but is not applied there */
+  ck_assert_int_eq(dw_put(e, &wo, "k", 1, "v", 1, &lsn), DW_TIMEOUT);
+  expect("k", "v");
+  acks(1, 1, 1);
+  ck_assert_int_eq(dw_wait(e, lsn, &wo), DW_OK);
+}
+END_TEST
+
+START_TEST(semi_sync_degrades_after_its_time_out_and_says_so) {
+  options.mode = DW_SEMI_SYNC;
+  options.ack_timeout_ms = 60;
+  open_engine();
+  put("k", "v");
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_int_eq(s.degraded, 1);
+  ck_assert_uint_eq(s.degraded_commits, 1);
+  ck_assert_uint_eq(s.degraded_count, 1);
+  acks(1, 1, 1);
+  dw_status_get(e, &s);
+  ck_assert_int_eq(s.degraded, 0);
+}
+END_TEST
+
+START_TEST(wrong_arguments_are_refused_by_name) {
+  open_engine();
+  static char big[DW_MAX_KEY_BYTES + 1];
+  ck_assert_int_eq(dw_put(e, NULL, "", 0, "v", 1, NULL), DW_INVALID);
+  ck_assert_int_eq(dw_put(e, NULL, big, sizeof big, "v", 1, NULL), DW_INVALID);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "65537"));
+  dw_write_options wo = {.mode = (dw_mode)17};
+  ck_assert_int_eq(dw_put(e, &wo, "k", 1, "v", 1, NULL), DW_INVALID);
+  dw_value v;
+  ck_assert_int_eq(dw_get(e, NULL, big, sizeof big, &v), DW_INVALID);
+  dw_engine *second;
+  ck_assert_int_eq(engine_open(dir, &options, &config, &second), DW_LOCKED);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), dir));
+  options.segment_bytes = 12;
+  ck_assert_int_eq(engine_open("/nonexistent/x", &options, &config, &second), DW_INVALID);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "segment_bytes"));
+}
+END_TEST
+
+START_TEST(a_foreign_directory_is_refused_and_left_alone) {
+  char path[300];
+  snprintf(path, sizeof path, "%s/precious", dir);
+  FILE *f = fopen(path, "w");
+  fclose(f);
+  ck_assert_int_eq(engine_open(dir, &options, &config, &e), DW_INVALID);
+  e = NULL;
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "precious"));
+  snprintf(path, sizeof path, "%s/LOCK", dir);
+  ck_assert_int_ne(access(path, F_OK), 0);
+}
+END_TEST
+
+START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
+  open_engine();
+  put("b", "2");
+  put("a", "1");
+  dw_iter *it;
+  ck_assert_int_eq(dw_iter_create(e, NULL, &it), DW_OK);
+  put("c", "3");
+  size_t n;
+  dw_iter_seek_first(it);
+  ck_assert(dw_iter_valid(it));
+  ck_assert(memcmp(dw_iter_key(it, &n), "a", 1) == 0 && n == 1);
+  dw_iter_next(it);
+  ck_assert(memcmp(dw_iter_value(it, &n), "2", 1) == 0);
+  dw_iter_next(it);
+  ck_assert(!dw_iter_valid(it));
+  ck_assert_int_eq(dw_iter_status(it), DW_OK);
+  dw_iter_destroy(it);
+}
+END_TEST
+
+START_TEST(segments_are_recycled_once_the_store_has_persisted_them) {
+  options.segment_bytes = 65536;
+  options.memtable_bytes = 65536;
+  open_engine();
+  char val[4096];
+  for (size_t i = 0; i < sizeof val; i++) val[i] = (char)rand();
+  dw_write_options wo = {.durability = DW_DURABILITY_OS};
+  dw_status s;
+  int i = 0;
+  do {
+    ck_assert_int_eq(dw_put(e, &wo, &i, sizeof i, val, sizeof val, NULL), DW_OK);
+    dw_status_get(e, &s);
+  } while (++i < 200000 && s.oldest_lsn < 100);
+  ck_assert_uint_ge(s.oldest_lsn, 100);
+  close_engine();
+  open_engine();
+  int last = i - 1;
+  dw_value v;
+  ck_assert_int_eq(dw_get(e, NULL, &last, sizeof last, &v), DW_OK);
+  dw_value_release(&v);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("engine");
+  TCase *t = tcase_create("engine");
+  tcase_set_timeout(t, 60);
+  tcase_add_checked_fixture(t, setup, teardown);
+  tcase_add_test(t, commits_are_numbered_from_1_and_visible_when_they_return);
+  tcase_add_test(t, a_batch_is_one_commit_in_its_own_order_and_an_empty_one_is_none);
+  tcase_add_test(t, everything_is_there_after_a_clean_reopen_and_numbers_go_on);
+  tcase_add_test(t, after_a_crash_replay_brings_back_every_acknowledged_commit);
+  tcase_add_test(t, os_durable_commits_survive_a_crash_of_the_process);
+  tcase_add_test(t, eight_writers_of_mixed_durability_get_distinct_numbers_and_find_their_writes);
+  tcase_add_test(t, asynchronous_writes_are_answered_once_each_in_order);
+  tcase_add_test(t, sync_mode_without_followers_refuses_before_logging);
+  tcase_add_test(t, a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again);
+  tcase_add_test(t, a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked);
+  tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
+  tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
+  tcase_add_test(t, wrong_arguments_are_refused_by_name);
+  tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
+  tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
+  tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
+  suite_add_tcase(s, t);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
