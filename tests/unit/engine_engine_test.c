@@ -1,6 +1,5 @@
 /* The engine by itself: writing, reading, reopening, recovery, without any follower. On RocksDB and on the memory
  * store. */
-#include <check.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/support/check_main.h"
 #include "engine/engine.h"
 
 static char dir[256];
@@ -410,9 +410,5 @@ int main(void) {
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_main(s);
 }

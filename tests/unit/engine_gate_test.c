@@ -1,7 +1,7 @@
 /* The commit gate: what may be acknowledged, block by block. */
-#include <check.h>
 #include <stdlib.h>
 
+#include "tests/support/check_main.h"
 #include "engine/commit_gate.h"
 
 #define MS 1000000ull
@@ -178,9 +178,5 @@ int main(void) {
   tcase_add_test(t, a_write_that_asks_for_too_many_followers_does_not_degrade_the_others);
   tcase_add_test(t, the_ring_of_entries_grows_and_wraps_without_losing_order);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_main(s);
 }

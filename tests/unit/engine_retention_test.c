@@ -1,7 +1,7 @@
 /* How far the log may be trimmed. Five closed segments of 100 bytes and 10 LSNs each, and the open one. */
-#include <check.h>
 #include <stdlib.h>
 
+#include "tests/support/check_main.h"
 #include "engine/internal.h"
 
 static struct wal_segment_info segments[6];
@@ -73,9 +73,5 @@ int main(void) {
   tcase_add_test(t, for_absent_followers_old_segments_go_by_age);
   tcase_add_test(t, an_absent_follower_can_not_hold_what_exceeds_the_bytes_but_a_connected_one_can);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return check_main(s);
 }
