@@ -86,9 +86,13 @@ static int open_directory(dw_engine *e) {
 
 static int open_store(dw_engine *e) {
   char *dir = path_generation(e->dir, "store", e->node.generation);
-  if (!dir) return DW_NO_MEMORY;
+  char *log = path_generation(e->dir, "wal", e->node.generation);
   struct store *store = NULL;
-  int rc = engine_open_store(e, dir, false, &store);
+  /* The store is made before the log: where there is a log, a store that is gone is not to be made anew. */
+  bool log_exists = false;
+  int rc = dir && log ? e->env->ops->exists(e->env, log, &log_exists) : DW_NO_MEMORY;
+  if (rc == DW_OK) rc = engine_open_store(e, dir, log_exists, &store);
+  if (rc == DW_NOT_FOUND) rc = dw_fail_prefix(DW_CORRUPT, "the log is there, but the store is gone");
   if (rc == DW_OK && !(e->store = store_ref_create(e->env, store))) {
     e->sops->close(store);
     rc = DW_NO_MEMORY;
@@ -96,6 +100,7 @@ static int open_store(dw_engine *e) {
   if (rc == DW_OK) rc = e->sops->marker(store, true, &e->applied);
   if (rc == DW_OK) rc = epochs_load(e);
   free(dir);
+  free(log);
   return rc;
 }
 
