@@ -9,7 +9,7 @@ static int decide(struct position_decision *d, enum position_kind kind, char whi
                   const char *text) {
   *d = (struct position_decision){.kind = kind, .which = which};
   if (pos) d->pos = *pos;
-  snprintf(d->text, sizeof d->text, "%s (case %c)", text, which);
+  snprintf(d->text, sizeof d->text, "%.460s (case %c)", text, which);
   return DW_OK;
 }
 

@@ -20,12 +20,22 @@ static void confirm(struct staleness *s, uint64_t sent_ns) {
   s->known = true;
 }
 
-/* Full: every other entry goes. An entry kept says the same as before, so nothing becomes wrong; and the oldest always
- * stays, or else a follower that lags by more than the table spans would never have one confirmed. */
+static void drop(struct staleness *s, unsigned i) {
+  memmove(s->answered + i, s->answered + i + 1, (s->answered_count - i - 1) * sizeof *s->answered);
+  s->answered_count--;
+}
+
+/* Full: the entry goes whose neighbours are closest to each other, so what stays is spread evenly over the lag. An
+ * entry kept says the same as before, so nothing becomes wrong; and the oldest stays, or else a follower that lags by
+ * more than the table spans would never have one confirmed. */
 static void thin_out(struct staleness *s) {
-  unsigned kept = 0;
-  for (unsigned i = 0; i < s->answered_count; i += 2) s->answered[kept++] = s->answered[i];
-  s->answered_count = kept;
+  unsigned best = 1;
+  uint64_t least = UINT64_MAX;
+  for (unsigned i = 1; i + 1 < s->answered_count; i++) {
+    uint64_t gap = s->answered[i + 1].sent_ns - s->answered[i - 1].sent_ns;
+    if (gap < least) least = gap, best = i;
+  }
+  drop(s, best);
 }
 
 bool staleness_answered(struct staleness *s, uint64_t id, dw_lsn commit_lsn) {
@@ -40,6 +50,9 @@ bool staleness_answered(struct staleness *s, uint64_t id, dw_lsn commit_lsn) {
     confirm(s, p.sent_ns);
     return true;
   }
+  /* An older probe that waits for as much or more says less than this one. */
+  for (unsigned k = s->answered_count; k-- > 0;)
+    if (s->answered[k].sent_ns <= p.sent_ns && s->answered[k].commit_lsn >= commit_lsn) drop(s, k);
   if (s->answered_count == STALENESS_PROBES) thin_out(s);
   unsigned at = s->answered_count; /* answers may overtake one another (relayed probes): keep the order of sending */
   while (at && s->answered[at - 1].sent_ns > p.sent_ns) at--;

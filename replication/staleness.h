@@ -12,7 +12,8 @@
  * could come from somebody else. Nothing is kept over a restart: unknown (UINT64_MAX) until the first confirmed probe.
  *
  * Bounded: at most STALENESS_PROBES under way, as many answers waiting to be applied. When a follower lags so far that
- * the second table fills, every other entry is dropped: precision falls with the lag, correctness does not.
+ * the second table fills, it is thinned out evenly: precision falls with the lag (to about 1/32 of it), correctness
+ * does not.
  *
  * A strong read is a probe sent after the read began whose commit_lsn has been applied.
  */

@@ -90,6 +90,7 @@ struct wal {
   pthread_mutex_t mu;
   struct segment **segments; /* oldest first; mu */
   size_t count, cap;
+  struct segment *newest; /* == the last of segments; moved by the appender only, so it reads this without mu */
   struct segment *cut; /* dropped by a truncation while cursors stood in them; freed with the log; mu */
   dw_lsn durable_lsn; /* mu */
   struct tail_entry *tail; /* ring; mu */
@@ -104,6 +105,7 @@ struct wal {
   uint64_t syncs, appended_blocks, appended_commits, raw_bytes, stored_bytes; /* mu */
 };
 
+/* mu held; the appender uses `newest`. */
 static inline struct segment *last_segment(const struct wal *w) { return w->segments[w->count - 1]; }
 
 /* Boundary before a segment's first block. */

@@ -400,7 +400,7 @@ static void count_bytes(struct wal *w, size_t first) {
   }
 }
 
-int wal_recover(struct wal *w, struct wal_recovery *rec) {
+static int recover(struct wal *w, struct wal_recovery *rec) {
   int rc = load_segments(w);
   if (rc) return rc;
   check_spares(w);
@@ -437,5 +437,11 @@ int wal_recover(struct wal *w, struct wal_recovery *rec) {
   w->durable_lsn = rec->end.lsn;
   dw_lsn oldest = segment_start(&w->segments[0]->h).lsn;
   rec->oldest_lsn = rec->end.lsn > oldest ? oldest + 1 : 0;
+  return rc;
+}
+
+int wal_recover(struct wal *w, struct wal_recovery *rec) {
+  int rc = recover(w, rec);
+  if (rc == DW_OK) w->newest = last_segment(w);
   return rc;
 }

@@ -178,6 +178,7 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
     s->file = file;
     file = NULL;
     s->rolled = false;
+    w->newest = s;
     s->end = s->synced = off;
     s->end_known = true;
     s->end_pos = *pos;

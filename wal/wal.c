@@ -83,7 +83,7 @@ int wal_sync(struct wal *w, dw_lsn *durable) {
 /* The appender's: syncs the newest segment and puts a new one behind it. */
 static int roll(struct wal *w, size_t need) {
   pthread_mutex_lock(&w->mu);
-  struct segment *old = last_segment(w);
+  struct segment *old = w->newest;
   int rc = sync_segment(w, old);
   pthread_mutex_unlock(&w->mu);
   if (rc) return rc;
@@ -94,6 +94,7 @@ static int roll(struct wal *w, size_t need) {
   s->base_bytes = old->base_bytes + old->end - WAL_SEGMENT_HEADER_BYTES;
   rc = segment_push(w, s);
   if (rc == DW_OK) {
+    w->newest = s;
     old->rolled = true;
     close_if_unused(w, old);
   }
@@ -131,14 +132,14 @@ static int undo_write(struct wal *w, struct segment *s, uint64_t from, uint64_t 
 
 /* Room for `need` bytes of frames behind the end, a mark included. */
 static int make_room(struct wal *w, size_t need) {
-  const struct segment *s = last_segment(w);
+  const struct segment *s = w->newest;
   return s->end + WAL_MARK_BYTES + need <= s->file_bytes ? DW_OK : roll(w, need + WAL_MARK_BYTES);
 }
 
 /* Writes frames at the end of the newest segment, with a mark in front if it says something new. Counts the bytes in.
  */
 static int write_frames(struct wal *w, struct wal_block **blocks, size_t n, size_t bytes, bool force_mark) {
-  struct segment *s = last_segment(w);
+  struct segment *s = w->newest;
   pthread_mutex_lock(&w->mu);
   dw_lsn durable = w->durable_lsn;
   pthread_mutex_unlock(&w->mu);
@@ -204,7 +205,7 @@ static int append_blocks(struct wal *w, struct wal_block **blocks, size_t n) {
 int wal_append(struct wal *w, struct wal_block **blocks, size_t n, uint64_t epoch, dw_lsn commit_lsn) {
   int rc = check_running(w);
   if (rc || n == 0) return rc;
-  struct wal_pos pos = last_segment(w)->end_pos; /* only the appender, us, moves it */
+  struct wal_pos pos = w->newest->end_pos; /* only the appender, us, moves it */
   if (epoch < pos.epoch)
     return dw_fail(DW_INVALID, "append in epoch %llu, the log is in epoch %llu", (unsigned long long)epoch,
                    (unsigned long long)pos.epoch);
@@ -222,7 +223,7 @@ int wal_append(struct wal *w, struct wal_block **blocks, size_t n, uint64_t epoc
 int wal_append_sealed(struct wal *w, struct wal_block **blocks, size_t n) {
   int rc = check_running(w);
   if (rc || n == 0) return rc;
-  struct wal_pos pos = last_segment(w)->end_pos;
+  struct wal_pos pos = w->newest->end_pos;
   for (size_t i = 0; i < n; i++) {
     const struct block_header *h = &blocks[i]->h;
     if (h->first_lsn != pos.lsn + 1 || h->epoch < pos.epoch)
