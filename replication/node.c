@@ -1,0 +1,189 @@
+/* dw_open and dw_close: where an engine meets its replication. node.h has the picture.
+ *
+ * Order matters at both ends. Opening: the engine recovers first (so a locked or damaged directory says so), then the
+ * listener binds (so that a port in use is dw_open's own error), hooks are attached, the loop starts. Closing: hooks are
+ * detached first, which under the engine's lock means that none is running or will run; then the loop says goodbye to its
+ * peers and ends; then the engine closes.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "replication/address.h"
+#include "replication/node.h"
+#include "wal/base/status.h"
+
+/* ---- the engine's hooks: any thread, locks held ---------------------------------------------- */
+
+/* Wakes the loop unless somebody has done so since it last looked. */
+static void node_wake(struct node *n, unsigned bits) {
+  if (atomic_fetch_or(&n->wake, bits) == 0) transport_wake(n->t);
+}
+static void hook_log_grew(void *ctx) {
+  node_wake(ctx, WAKE_GREW);
+}
+static void hook_commit_moved(void *ctx) {
+  node_wake(ctx, WAKE_COMMIT);
+}
+static void hook_applied_moved(void *ctx) {
+  struct node *n = ctx;
+  if (n->follow) node_wake(n, WAKE_APPLIED);
+}
+static uint64_t hook_staleness(void *ctx, uint64_t now_ns) {
+  struct node *n = ctx;
+  uint64_t fresh = atomic_load(&n->fresh_as_of);
+  if (fresh == UINT64_MAX) return UINT64_MAX;
+  return now_ns > fresh ? now_ns - fresh : 0;
+}
+
+static const struct replication_ops node_hooks = {.log_grew = hook_log_grew,
+                                                  .commit_moved = hook_commit_moved,
+                                                  .applied_moved = hook_applied_moved,
+                                                  .staleness_ns = hook_staleness,
+                                                  .strong_point = strong_point,
+                                                  .status = report_status};
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+static void begin_stop(struct node *n) {
+  if (n->stopping) return;
+  n->stopping = true;
+  transport_stop_listening(n->t);
+  serve_end_all(n, DW_CLOSED, "this node is stopping");
+  if (n->follow) follow_stop(n);
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static void flush_acks(struct node *n) {
+  if (!n->acks_changed) return;
+  n->acks_changed = false;
+  if (n->role != DW_PRIMARY) return;
+  struct ack_marks marks;
+  quorum_boil(&n->quorum, &marks);
+  engine_acks(n->e, &marks);
+}
+
+static void node_pump(void *ctx) {
+  struct node *n = ctx;
+  unsigned wake = atomic_exchange(&n->wake, 0);
+  uint64_t now = node_now(n), next = UINT64_MAX;
+  bool tick = now >= n->next_tick_ns;
+  if (wake & WAKE_STOP) begin_stop(n);
+  if (tick) n->next_tick_ns = now + n->tick_ns;
+  if (n->follow) {
+    if ((wake & WAKE_STRONG) || tick) strong_pump(n);
+    next = follow_pump(n, wake, now);
+  }
+  next = sooner(next, serve_pump(n, wake, now));
+  flush_acks(n);
+  if (tick || n->pins_changed) {
+    bootstrap_expire(n, now);
+    serve_pin_log(n);
+  }
+  report_pump(n, now, tick);
+  if (n->stopping && !n->peers && (!n->follow || follow_idle(n))) {
+    transport_finish(n->t);
+    return;
+  }
+  transport_pump_at(n->t, sooner(next, n->next_tick_ns), node_now(n));
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static void node_free(struct node *n) {
+  transport_destroy(n->t); /* joins the thread */
+  bootstrap_expire(n, UINT64_MAX);
+  follow_destroy(n);
+  quorum_free(&n->quorum);
+  pthread_mutex_destroy(&n->strong_mu);
+  pthread_mutex_destroy(&n->report_mu);
+  free(n);
+}
+
+static int node_build(dw_engine *e, struct node **out) {
+  struct node *n = calloc(1, sizeof *n);
+  if (!n) return dw_fail_nomem(sizeof *n);
+  n->e = e;
+  n->env = engine_env(e);
+  n->opt = engine_options(e);
+  n->role = n->opt->role;
+  n->tick_ns = n->opt->heartbeat_ms * 1000000ull / 5;
+  if (n->tick_ns > 100000000ull) n->tick_ns = 100000000ull;
+  atomic_init(&n->fresh_as_of, UINT64_MAX);
+  pthread_mutex_init(&n->strong_mu, NULL);
+  pthread_mutex_init(&n->report_mu, NULL);
+  quorum_init(&n->quorum);
+  struct transport_events events = {
+      .ctx = n, .accepted = serve_accepted, .accept_failed = serve_accept_failed, .pump = node_pump};
+  int rc = transport_create(&events, &n->t);
+  if (rc == DW_OK && n->opt->listen) rc = transport_listen(n->t, n->opt->listen, &n->listen_port);
+  if (rc == DW_OK && n->opt->primary) rc = follow_create(n);
+  if (rc) {
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    node_free(n);
+    return dw_fail(rc, "%s", why);
+  }
+  *out = n;
+  return DW_OK;
+}
+
+static int node_start(dw_engine *e) {
+  struct node *n = NULL;
+  int rc = node_build(e, &n);
+  if (rc) return rc;
+  engine_attach(e, &node_hooks, n);
+  rc = transport_start(n->t);
+  if (rc) {
+    engine_attach(e, NULL, NULL);
+    node_free(n);
+    return rc;
+  }
+  if (n->listen_port) engine_log(e, DW_LOG_INFO, "followers may connect to %s (port %u)", n->opt->listen, n->listen_port);
+  return DW_OK;
+}
+
+static int check_address(const char *option, const char *text) {
+  struct address a;
+  if (!text) return DW_OK;
+  int rc = address_parse(text, &a);
+  if (rc) return dw_fail_prefix(rc, "option %s", option);
+  if (strcmp(option, "primary") == 0 && strtoul(a.port, NULL, 10) == 0)
+    return dw_fail(DW_INVALID, "option primary: '%s': port 0", text);
+  return DW_OK;
+}
+
+int dw_open(const char *dir, const dw_options *opt, dw_engine **out) {
+  if (!out) return dw_fail(DW_INVALID, "dw_open: nowhere to put the engine");
+  if (opt) {
+    int rc = check_address("listen", opt->listen);
+    if (rc == DW_OK) rc = check_address("primary", opt->primary);
+    if (rc) return rc;
+  }
+  dw_engine *e = NULL;
+  int rc = engine_open(dir, opt, &(struct engine_config){.threads = true}, &e);
+  if (rc) return rc;
+  if (opt && (opt->listen || opt->primary)) rc = node_start(e);
+  if (rc) {
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    (void)engine_close(e);
+    return dw_fail(rc, "%s", why);
+  }
+  *out = e;
+  return DW_OK;
+}
+
+int dw_close(dw_engine *e) {
+  if (!e) return DW_OK;
+  struct node *n = engine_replication(e);
+  if (n) {
+    engine_attach(e, NULL, NULL);
+    node_wake(n, WAKE_STOP);
+    node_free(n);
+  }
+  return engine_close(e);
+}

@@ -1,0 +1,190 @@
+/* A node: one engine with its replication. The composition root: dw_open and dw_close are in node.c.
+ *
+ *   struct node
+ *     transport     loop thread, sockets, timer, jobs                   transport_uv.c
+ *     serve         connections of followers, one shipper each          node_serve.c, node_bootstrap.c
+ *     follow        the connection to the primary, one receiver         node_follow.c
+ *     strong        readers that wait for an answer of the primary      node_strong.c
+ *     report        what dw_status_get shows                            node_report.c
+ *
+ * Everything runs in the loop thread, but for: the hooks that the engine calls (node.c; they set a bit and wake the loop),
+ * strong_point (waits), the status hook (copies a snapshot), and jobs (locating a position, making and reading
+ * checkpoints, checking and installing received ones), which touch nothing of the node but what their struct holds.
+ *
+ * The state machines decide; this layer only carries out. It keeps to the engine's locking rule by never holding a lock
+ * of its own while it calls the engine: report_mu and strong_mu are leaves.
+ */
+#ifndef DW_REPLICATION_NODE_H
+#define DW_REPLICATION_NODE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "replication/ack_quorum.h"
+#include "replication/checkpoint_recv.h"
+#include "replication/checkpoint_send.h"
+#include "replication/receiver.h"
+#include "replication/shipper.h"
+#include "replication/transport_uv.h"
+
+#define NODE_MAX_FOLLOWERS 64u    /* connected at once; the next one is refused */
+#define NODE_MAX_CONNECTIONS 160u /* with strangers that have not said HELLO yet; the next one is closed */
+#define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
+#define NODE_STEPS 64             /* actions of one machine before the others get their turn */
+
+enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16 };
+
+struct node;
+struct follow;
+
+/* ---- serving --------------------------------------------------------------------------------- */
+
+/* A checkpoint that is being sent, or that waits for its follower to resume. */
+struct node_ckpt {
+  struct node_ckpt *next;
+  struct ckpt_out *out;
+  bool busy;           /* a connection uses it */
+  uint64_t expires_ns; /* if not */
+};
+
+struct locate_job {
+  struct peer *peer;
+  struct msg_hello hello;
+  struct wal *wal;
+  struct engine_positions pos;
+  struct epoch_record *epochs;
+  size_t epoch_count;
+  struct hash128 cluster_id;
+  bool relay;
+  int rc;
+  struct position_decision decision;
+  struct wal_cursor *cursor;
+  char why[MSG_TEXT_BYTES];
+};
+
+/* Making a checkpoint, or reading a chunk of it. */
+struct ckpt_job {
+  struct peer *peer;
+  dw_engine *engine;
+  struct ckpt_out *out;
+  const char *name; /* of the file; the shipper's, valid until its answer */
+  uint64_t offset;
+  uint32_t bytes;
+  uint8_t *data; /* MSG_CHUNK_BYTES, kept for the next one */
+  int rc;
+  char why[MSG_TEXT_BYTES];
+};
+
+/* A follower's connection. */
+struct peer {
+  struct peer *next;
+  struct node *n;
+  struct tp_conn *conn; /* NULL: closed, waits for its jobs */
+  struct shipper *ship;
+  struct wal_cursor *cursor;
+  struct node_ckpt *ckpt;
+  dw_lsn pin; /* the log is needed from this boundary on; UINT64_MAX: not */
+  bool dirty, admitted;
+  unsigned jobs;
+  struct locate_job locate;
+  struct ckpt_job job;
+  char address[DW_ADDRESS_BYTES + 16];
+};
+
+/* Where an absent follower's log ended, in bytes of ours, for its lag. */
+struct sent_mark {
+  uint64_t node_id, end_bytes;
+};
+
+/* ---- the node -------------------------------------------------------------------------------- */
+
+struct strong_wait; /* node_strong.c */
+
+struct report {
+  uint32_t follower_count;
+  dw_follower_status followers[DW_STATUS_MAX_FOLLOWERS];
+  dw_peer_state primary_state;
+  uint32_t bootstraps;
+  char error[256];
+};
+
+struct node {
+  dw_engine *e;
+  struct env *env;
+  const dw_options *opt;
+  dw_role role;
+  struct transport *t;
+  uint16_t listen_port;
+
+  atomic_uint wake; /* WAKE_* */
+  atomic_uint_fast64_t fresh_as_of; /* UINT64_MAX: unknown */
+
+  /* loop thread */
+  bool stopping;
+  uint64_t tick_ns, next_tick_ns;
+  struct peer *peers;
+  unsigned peer_count, locates; /* locates: jobs under way */
+  bool serve_blocked;           /* the log is about to be replaced */
+  struct ack_quorum quorum;
+  bool acks_changed, pins_changed, report_changed, report_urgent;
+  uint64_t reported_ns, refused_log_ns;
+  unsigned refused_logs;
+  struct node_ckpt *ckpts;
+  struct sent_mark sent[DW_STATUS_MAX_FOLLOWERS];
+  unsigned sent_count;
+  uint32_t bootstraps;
+  struct follow *follow; /* NULL: no primary */
+
+  pthread_mutex_t strong_mu;
+  struct strong_wait *strong; /* strong_mu */
+
+  pthread_mutex_t report_mu;
+  struct report report; /* report_mu */
+};
+
+static inline uint64_t node_now(const struct node *n) {
+  return n->env->ops->mono_ns(n->env);
+}
+
+/* node_serve.c */
+void serve_accepted(void *node, struct tp_conn *, const char *peer);
+void serve_accept_failed(void *node, const char *why);
+/* Tells shippers what moved, carries out what they want. Returns when the next one wants a tick. */
+uint64_t serve_pump(struct node *, unsigned wake, uint64_t now_ns);
+void serve_pin_log(struct node *);
+/* Ends all followers' connections with this reason; no cursor is left when it returns (jobs may still open one: wait
+ * for n->locates to become 0). */
+void serve_end_all(struct node *, int code, const char *why);
+void peer_free_if_idle(struct peer *);
+
+/* node_bootstrap.c: the checkpoint actions of a shipper */
+void bootstrap_make(struct peer *, const struct hash128 *resume);
+void bootstrap_read(struct peer *, const struct ship_action *);
+void bootstrap_installed(struct peer *);
+void bootstrap_gone(struct peer *);                    /* the connection ended */
+void bootstrap_expire(struct node *, uint64_t now_ns); /* UINT64_MAX: all */
+
+/* node_follow.c */
+int follow_create(struct node *);
+void follow_destroy(struct node *);
+uint64_t follow_pump(struct node *, unsigned wake, uint64_t now_ns);
+void follow_stop(struct node *);
+bool follow_idle(const struct node *); /* no connection and no job is left */
+void follow_report(struct node *, struct report *);
+/* A probe on its way up for a cascaded follower; the answer goes to its shipper. */
+void follow_relay(struct node *, struct peer *, const struct msg_probe *);
+void follow_relays_gone(struct node *, struct peer *);
+uint64_t follow_probe(struct node *); /* a fresh probe of our own, 0: not now */
+
+/* node_strong.c */
+int strong_point(void *node, uint32_t wait_ms, dw_lsn *lsn); /* the engine's hook: any thread */
+void strong_pump(struct node *);                             /* gives waiting readers a probe */
+void strong_answered(struct node *, uint64_t probe, dw_lsn commit_lsn);
+void strong_lost(struct node *); /* probes under way are void: readers get a new one */
+
+/* node_report.c */
+void report_pump(struct node *, uint64_t now_ns, bool tick);
+void report_status(void *node, dw_status *); /* the engine's hook: any thread */
+
+#endif
