@@ -1,9 +1,9 @@
 /* dw_open and dw_close: where an engine meets its replication. node.h has the picture.
  *
  * Order matters at both ends. Opening: the engine recovers first (so a locked or damaged directory says so), then the
- * listener binds (so that a port in use is dw_open's own error), hooks are attached, the loop starts. Closing: hooks are
- * detached first, which under the engine's lock means that none is running or will run; then the loop says goodbye to its
- * peers and ends; then the engine closes.
+ * listener binds (so that a port in use is dw_open's own error), hooks are attached, the loop starts. Closing: hooks
+ * are detached first, which under the engine's lock means that none is running or will run; then the loop says goodbye
+ * to its peers and ends; then the engine closes.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +75,7 @@ static void node_pump(void *ctx) {
   if (tick) n->next_tick_ns = now + n->tick_ns;
   if (n->follow) {
     if ((wake & WAKE_STRONG) || tick) strong_pump(n);
-    next = follow_pump(n, wake, now);
+    next = follow_pump(n, wake, tick, now);
   }
   next = sooner(next, serve_pump(n, wake, now));
   flush_acks(n);
@@ -142,7 +142,8 @@ static int node_start(dw_engine *e) {
     node_free(n);
     return rc;
   }
-  if (n->listen_port) engine_log(e, DW_LOG_INFO, "followers may connect to %s (port %u)", n->opt->listen, n->listen_port);
+  if (n->listen_port)
+    engine_log(e, DW_LOG_INFO, "followers may connect to %s (port %u)", n->opt->listen, n->listen_port);
   return DW_OK;
 }
 

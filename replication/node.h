@@ -44,9 +44,11 @@ struct follow;
 struct node_ckpt {
   struct node_ckpt *next;
   struct ckpt_out *out;
-  bool busy;           /* a connection uses it */
-  uint64_t expires_ns; /* if not */
+  struct peer *user;   /* the connection that it goes to; NULL: none */
+  uint64_t expires_ns; /* without one */
 };
+
+struct peer;
 
 struct locate_job {
   struct peer *peer;
@@ -86,6 +88,8 @@ struct peer {
   struct node_ckpt *ckpt;
   dw_lsn pin; /* the log is needed from this boundary on; UINT64_MAX: not */
   bool dirty, admitted;
+  bool make_waits;        /* for the resumed checkpoint: the connection before this one still has a job on it */
+  struct hash128 make_id; /* then */
   unsigned jobs;
   struct locate_job locate;
   struct ckpt_job job;
@@ -128,8 +132,8 @@ struct node {
   bool serve_blocked;           /* the log is about to be replaced */
   struct ack_quorum quorum;
   bool acks_changed, pins_changed, report_changed, report_urgent;
-  uint64_t reported_ns, refused_log_ns;
-  unsigned refused_logs;
+  uint64_t reported_ns, stranger_log_ns;
+  unsigned stranger_logs; /* lines about strangers in this second */
   struct node_ckpt *ckpts;
   struct sent_mark sent[DW_STATUS_MAX_FOLLOWERS];
   unsigned sent_count;
@@ -156,10 +160,9 @@ void serve_pin_log(struct node *);
 /* Ends all followers' connections with this reason; no cursor is left when it returns (jobs may still open one: wait
  * for n->locates to become 0). */
 void serve_end_all(struct node *, int code, const char *why);
-void peer_free_if_idle(struct peer *);
 
 /* node_bootstrap.c: the checkpoint actions of a shipper */
-void bootstrap_make(struct peer *, const struct hash128 *resume);
+void bootstrap_make(struct peer *, const struct hash128 *resume); /* call again while p->make_waits */
 void bootstrap_read(struct peer *, const struct ship_action *);
 void bootstrap_installed(struct peer *);
 void bootstrap_gone(struct peer *);                    /* the connection ended */
@@ -168,7 +171,7 @@ void bootstrap_expire(struct node *, uint64_t now_ns); /* UINT64_MAX: all */
 /* node_follow.c */
 int follow_create(struct node *);
 void follow_destroy(struct node *);
-uint64_t follow_pump(struct node *, unsigned wake, uint64_t now_ns);
+uint64_t follow_pump(struct node *, unsigned wake, bool tick, uint64_t now_ns);
 void follow_stop(struct node *);
 bool follow_idle(const struct node *); /* no connection and no job is left */
 void follow_report(struct node *, struct report *);

@@ -18,7 +18,8 @@ static struct sent_mark *sent_mark(struct node *n, uint64_t node_id, bool make) 
   for (unsigned i = 0; i < n->sent_count; i++)
     if (n->sent[i].node_id == node_id) return &n->sent[i];
   if (!make) return NULL;
-  unsigned i = n->sent_count < DW_STATUS_MAX_FOLLOWERS ? n->sent_count++ : (unsigned)(node_id % DW_STATUS_MAX_FOLLOWERS);
+  unsigned i =
+      n->sent_count < DW_STATUS_MAX_FOLLOWERS ? n->sent_count++ : (unsigned)(node_id % DW_STATUS_MAX_FOLLOWERS);
   n->sent[i] = (struct sent_mark){.node_id = node_id};
   return &n->sent[i];
 }

@@ -6,8 +6,8 @@
  *                     <--- PROBE_ANSWER id, commit_lsn
  *   <-- commit_lsn    strong_answered
  *
- * A reader may use only a probe that was sent after it arrived. So readers queue without one; strong_pump gives all that
- * wait without one the same fresh probe: any number of readers cost one probe per round trip. When the link breaks
+ * A reader may use only a probe that was sent after it arrived. So readers queue without one; strong_pump gives all
+ * that wait without one the same fresh probe: any number of readers cost one probe per round trip. When the link breaks
  * the probes under way are void and their readers queue again; only time ends the waiting.
  */
 #include <errno.h>
