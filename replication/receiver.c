@@ -88,7 +88,6 @@ static void end_link(struct receiver *r) {
   }
   if (r->phase == RP_STREAMING && r->now_ns - r->stream_ns >= RECV_STEADY_NS) r->failures = 0;
   r->connect_wanted = false;
-  r->conn++;
 }
 
 static void begin_closing(struct receiver *r, int code, const char *text) {
@@ -188,17 +187,15 @@ void recv_commit(struct receiver *r, dw_lsn lsn) {
 void recv_ask(struct receiver *r, enum recv_store what) {
   r->store = what;
   r->store_open = false;
-  r->store_conn = r->conn;
 }
 
 bool recv_answer(struct receiver *r, enum recv_store which, int rc, const char *text, uint64_t now_ns) {
   recv_clock(r, now_ns);
   if (r->store != which || !r->store_open) return false; /* an answer nobody asked for */
-  bool ours = r->store_conn == r->conn && recv_talking(r);
   r->store = RS_IDLE;
   r->store_open = false;
   if (which == RS_APPEND) recv_batch_drop(&r->appending);
-  if (!ours) return false;
+  if (!recv_talking(r)) return false; /* the connection that asked is gone */
   if (rc == DW_OK) return true;
   static const char *const what[] = {"",
                                      "adopting the cluster",

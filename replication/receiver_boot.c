@@ -127,7 +127,7 @@ int recv_on_manifest(struct receiver *r, const struct frame *f) {
 
 void receiver_ckpt_begun(struct receiver *r, int rc, const uint64_t *offsets, const char *text, uint64_t now_ns) {
   char why[256] = "";
-  if (rc == DW_OK && r->store == RS_BEGIN && r->store_conn == r->conn) {
+  if (rc == DW_OK && r->store == RS_BEGIN && r->store_open && recv_talking(r)) {
     rc = ckpt_receiver_want(&r->ckpt, offsets);
     if (rc) {
       dw_error_copy(why, sizeof why);

@@ -57,7 +57,6 @@ struct receiver {
   uint64_t linger_ns;
 
   /* the connection */
-  uint64_t conn; /* counts connections: an answer of an earlier one is ignored */
   struct frame_reader in;
   struct outq out;
   struct msg_sender me;
@@ -71,8 +70,7 @@ struct receiver {
 
   /* storage */
   enum recv_store store;
-  bool store_open;     /* taken by the driver */
-  uint64_t store_conn; /* the connection that asked */
+  bool store_open; /* taken by the driver; nothing is dialled before its answer, so no answer meets another connection */
   struct recv_batch batch, appending;
   struct wal_pos expect; /* end of the log with all that was gathered */
   struct wal_pos cut;

@@ -42,6 +42,7 @@ void memlog_add(struct memlog *l, struct wal_block *b) {
 void memlog_write(struct memlog *l, uint64_t epoch, uint32_t commits, size_t bytes, struct block_need need,
                   uint64_t salt, dw_lsn commit_lsn) {
   uint8_t *raw = malloc(bytes + 16);
+  salt *= 0xbf58476d1ce4e5b9ull; /* near salts, far payloads */
   for (size_t i = 0; i < bytes + 16; i++) raw[i] = (uint8_t)((salt += 0x9e3779b97f4a7c15ull) >> 40);
   struct block_header like = {
       .kind = commits ? BLOCK_COMMITS : BLOCK_EPOCH, .need = need, .commit_count = commits, .origin_id = 1};

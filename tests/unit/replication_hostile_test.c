@@ -28,7 +28,8 @@ static char closed[600];
 static int close_code;
 static bool did_close;
 static struct msg_ack marks;
-static unsigned probes_taken, truncates_left;
+static unsigned probes_taken, truncates_left, reads;
+static size_t max_read = 64;
 static bool answer_probes, bootstrap;
 static uint64_t chunks;
 
@@ -56,8 +57,9 @@ static void ship_read(void) {
   size_t n = 0, i = 0;
   struct wal_pos sent = shipper_sent(ship);
   ck_assert_int_eq(memlog_index(&ours, &sent, &i), DW_OK);
-  while (i < ours.n && n < 64) blocks[n++] = wal_block_ref(ours.blocks[i++]);
-  shipper_blocks(ship, DW_OK, blocks, n, true, true, NULL, now);
+  while (i < ours.n && n < max_read) blocks[n++] = wal_block_ref(ours.blocks[i++]);
+  reads++;
+  shipper_blocks(ship, DW_OK, blocks, n, i == ours.n, true, NULL, now);
 }
 
 static void ship_locate(void) {
@@ -360,6 +362,66 @@ START_TEST(a_block_that_takes_long_on_a_slow_link_is_no_silence) {
     }
     ship_drive();
   }
+  ck_assert(!did_close);
+}
+END_TEST
+
+START_TEST(blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn) {
+  for (int i = 0; i < 20; i++) memlog_write(&ours, 3, 1, i == 10 ? 900000 : 60000, sim_durable, (uint64_t)i, 0);
+  max_read = 7; /* several reads, no news of growth in between */
+  struct msg_hello h = good_hello();
+  msg_put_hello(&out, &peer, &h);
+  shipper_input(ship, out.data, out.len, now);
+  struct frame_reader r;
+  struct frame f;
+  unsigned blocks = 0, frames = 0, commits = 0;
+  frame_reader_init(&r, 0xffffffffu);
+  r.version = 1;
+  for (int round = 0; round < 20; round++) {
+    struct iovec iov[64];
+    ship_drive();
+    int n = shipper_output(ship, iov, 64);
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+      frame_reader_feed(&r, iov[i].iov_base, iov[i].iov_len);
+      bytes += iov[i].iov_len;
+    }
+    shipper_drained(ship, bytes, now);
+    while (frame_reader_next(&r, &f) == DW_OK) {
+      struct msg_blocks m;
+      commits += f.h.type == MSG_COMMIT;
+      if (f.h.type != MSG_BLOCKS) continue;
+      ck_assert_int_eq(msg_get_blocks(&f, &m), DW_OK);
+      ck_assert_uint_eq(m.commit_lsn, 10);
+      ck_assert(m.count == 1 || m.bytes <= MSG_BLOCKS_BATCH_BYTES);
+      blocks += m.count;
+      frames++;
+    }
+  }
+  ck_assert_uint_eq(blocks, 31);
+  ck_assert_uint_le(frames, 10);
+  ck_assert_uint_eq(commits, 0);
+  ck_assert_uint_eq(shipper_sent(ship).lsn, 30);
+  shipper_commit(ship, 12, now);
+  ck_assert_uint_eq(shipper_output_bytes(ship), MSG_HEADER_BYTES + 8);
+  frame_reader_free(&r);
+}
+END_TEST
+
+START_TEST(a_peer_we_do_not_listen_to_is_not_called_silent) {
+  say_hello();
+  for (uint64_t i = 0; i < 100000 && shipper_wants_input(ship); i++) {
+    msg_put_probe(&out, &peer, &(struct msg_probe){i, i, 0});
+    shipper_input(ship, out.data, out.len, now);
+    out.len = 0;
+    ship_drive();
+  }
+  for (int i = 0; i < 7; i++) { /* it takes our answers slowly; until then its words wait */
+    now += 1000 * SIM_MS;
+    shipper_drained(ship, 10, now);
+    ship_drive();
+  }
+  ck_assert(!shipper_wants_input(ship));
   ck_assert(!did_close);
 }
 END_TEST
@@ -718,6 +780,8 @@ int main(void) {
   tcase_add_test(t, a_checkpoint_is_not_dropped_for_a_lie);
   tcase_add_test(t, a_silent_follower_is_closed_and_a_beating_one_is_not);
   tcase_add_test(t, a_block_that_takes_long_on_a_slow_link_is_no_silence);
+  tcase_add_test(t, blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn);
+  tcase_add_test(t, a_peer_we_do_not_listen_to_is_not_called_silent);
   suite_add_tcase(s, t);
   t = tcase_create("receiver");
   tcase_set_timeout(t, 60);

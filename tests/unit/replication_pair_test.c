@@ -104,6 +104,34 @@ START_TEST(blocks_that_arrive_during_a_sync_share_the_next_one) {
 }
 END_TEST
 
+START_TEST(what_an_earlier_connection_left_unsynced_is_synced_when_the_stream_starts) {
+  struct sim_node *p = sim_primary(&sim, "p", 1), *f = sim_follower(&sim, "f", 2, p);
+  for (int i = 0; i < 3; i++) sim_write(p, sim_durable, 100);
+  sim_pass(&sim, 100);
+  f->durable = 1;
+  sim_disconnect(f);
+  sim_known(p, 2)->durable = 1;
+  unsigned syncs = f->syncs;
+  sim_pass(&sim, 1000);
+  ck_assert_uint_eq(f->syncs, syncs + 1);
+  ck_assert_uint_eq(sim_known(p, 2)->durable, 3);
+}
+END_TEST
+
+START_TEST(probes_lost_with_their_connections_do_not_use_up_the_table) {
+  struct sim_node *p = sim_primary(&sim, "p", 1), *f = sim_follower(&sim, "f", 2, p);
+  for (int i = 0; i < 100; i++) {
+    sim_pass(&sim, 1200);
+    f->link.hole_up = true;
+    sim_pass(&sim, 300);
+    f->link.hole_up = false;
+    sim_disconnect(f);
+  }
+  sim_pass(&sim, 5000);
+  ck_assert_uint_le(receiver_staleness_ns(f->recv, sim.now), 100 * SIM_MS);
+}
+END_TEST
+
 START_TEST(the_applied_mark_is_acked_at_once_when_somebody_waits_for_it) {
   struct sim_node *p = sim_primary(&sim, "p", 1), *f = sim_follower(&sim, "f", 2, p);
   p->sync_commit = true;
@@ -597,6 +625,8 @@ int main(void) {
   tcase_add_test(t, blocks_nobody_waits_for_are_synced_within_twenty_milliseconds);
   tcase_add_test(t, a_received_ack_goes_out_before_the_sync_ends);
   tcase_add_test(t, blocks_that_arrive_during_a_sync_share_the_next_one);
+  tcase_add_test(t, what_an_earlier_connection_left_unsynced_is_synced_when_the_stream_starts);
+  tcase_add_test(t, probes_lost_with_their_connections_do_not_use_up_the_table);
   tcase_add_test(t, the_applied_mark_is_acked_at_once_when_somebody_waits_for_it);
   tcase_add_test(t, nothing_is_applied_above_commit_lsn);
   tcase_add_test(t, a_lost_ack_is_repeated_with_the_next_heartbeat);
