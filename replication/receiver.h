@@ -143,8 +143,9 @@ void receiver_drained(struct receiver *, size_t n, uint64_t now_ns);
 void receiver_eof(struct receiver *, const char *why, uint64_t now_ns);
 void receiver_tick(struct receiver *, uint64_t now_ns);
 void receiver_applied(struct receiver *, dw_lsn applied, uint64_t now_ns);
-/* A fresh probe, sent now: its id (RECV_PROBE_DONE or RECV_PROBES_LOST will come), or 0: not streaming, or too many
- * under way. hops: 0 for our own. Several strong reads that begin before it is called may share one. */
+/* A fresh probe, sent now: its id, or 0: not streaming, or the output is full. RECV_PROBE_DONE or RECV_PROBES_LOST follows,
+ * unless nobody answers it (a circle of followers) or STALENESS_PROBES newer ones were asked for meanwhile: keep a
+ * deadline. hops: 0 for our own. Several strong reads that begin before it is called may share one. */
 uint64_t receiver_probe(struct receiver *, uint8_t hops, uint64_t now_ns);
 
 /* ---- answers to storage actions; text: why it failed ---------------------------------------- */

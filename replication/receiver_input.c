@@ -30,8 +30,9 @@ static int on_answer(struct receiver *r, const struct frame *f) {
   struct msg_probe_answer m;
   msg_get_probe_answer(f, &m);
   uint64_t before = receiver_fresh_as_of(r);
-  if (!staleness_answered(&r->stale, m.id, m.commit_lsn))
-    return dw_fail(DW_CORRUPT, "PROBE_ANSWER to probe %llu, which is not under way", (ull)m.id);
+  if (!staleness_asked(&r->stale, m.id))
+    return dw_fail(DW_CORRUPT, "PROBE_ANSWER to probe %llu, which was never sent", (ull)m.id);
+  if (!staleness_answered(&r->stale, m.id, m.commit_lsn)) return DW_OK; /* forgotten: the table was full */
   if (receiver_fresh_as_of(r) != before) r->fresh_changed = true;
   unsigned i = (r->done_head + r->done_count) % STALENESS_PROBES;
   r->done[i].id = m.id;

@@ -19,7 +19,6 @@
 #define RECV_LINES 8u
 #define RECV_LINGER_NS 1000000000ull
 #define RECV_STEADY_NS 1000000000ull /* a stream that lasted so long starts the back-off anew */
-#define RECV_PROBES_PERIODIC (STALENESS_PROBES / 2) /* the other half of the table is for strong reads */
 
 enum recv_phase { RP_WAITING, RP_DIALLING, RP_HANDSHAKE, RP_STREAMING, RP_BOOTSTRAPPING, RP_CLOSING };
 

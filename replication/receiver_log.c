@@ -161,20 +161,22 @@ void recv_send_ack(struct receiver *r) {
   recv_push(r, msg_put_ack(&b, &r->me, &m), &b);
 }
 
+static uint64_t send_probe(struct receiver *r, uint8_t hops, bool awaited) {
+  if (r->phase != RP_STREAMING || r->out.bytes > 65536) return 0;
+  struct msg_probe m = {.id = staleness_sent(&r->stale, r->now_ns, awaited), .mono_ns = r->now_ns, .hops = hops};
+  struct buf b = {0};
+  return recv_push(r, msg_put_probe(&b, &r->me, &m), &b) ? m.id : 0;
+}
+
 uint64_t receiver_probe(struct receiver *r, uint8_t hops, uint64_t now_ns) {
   recv_clock(r, now_ns);
-  if (r->phase != RP_STREAMING || r->out.bytes > 65536) return 0;
-  uint64_t id = staleness_sent(&r->stale, r->now_ns);
-  if (!id) return 0;
-  struct msg_probe m = {.id = id, .mono_ns = r->now_ns, .hops = hops};
-  struct buf b = {0};
-  return recv_push(r, msg_put_probe(&b, &r->me, &m), &b) ? id : 0;
+  return send_probe(r, hops, true);
 }
 
 static void probe_if_due(struct receiver *r) {
   if (r->now_ns - r->probe_ns < r->cfg.probe_ns) return;
   r->probe_ns = r->now_ns;
-  if (r->stale.sent_count < RECV_PROBES_PERIODIC) receiver_probe(r, 0, r->now_ns);
+  send_probe(r, 0, false);
 }
 
 /* ---- what comes next ----------------------------------------------------------------------- */

@@ -6,36 +6,41 @@
 
 void staleness_init(struct staleness *s) {
   memset(s, 0, sizeof *s);
-  s->next_id = 1;
+  s->next_id = s->first_id = 1;
 }
 
-uint64_t staleness_sent(struct staleness *s, uint64_t now_ns) {
-  if (s->sent_count == STALENESS_PROBES) return 0;
-  s->sent[s->sent_count++] = (struct staleness_probe){.id = s->next_id++, .sent_ns = now_ns};
+static void drop(struct staleness_probe *table, unsigned *count, unsigned i) {
+  memmove(table + i, table + i + 1, (*count - i - 1) * sizeof *table);
+  (*count)--;
+}
+
+/* A full table: the entry goes whose neighbours are closest to each other, so what stays is spread evenly over time. An
+ * entry kept says the same as before, so nothing becomes wrong; and the oldest stays, or else, when answers (or
+ * applying) take longer than the table spans, none would ever be confirmed. Only if somebody waits for all of them, the
+ * oldest goes. */
+static void thin_out(struct staleness_probe *table, unsigned *count) {
+  unsigned best = 0;
+  uint64_t least = UINT64_MAX;
+  for (unsigned i = 1; i + 1 < *count; i++) {
+    uint64_t gap = table[i + 1].sent_ns - table[i - 1].sent_ns;
+    if (!table[i].awaited && gap < least) least = gap, best = i;
+  }
+  drop(table, count, best);
+}
+
+uint64_t staleness_sent(struct staleness *s, uint64_t now_ns, bool awaited) {
+  if (s->sent_count == STALENESS_PROBES) thin_out(s->sent, &s->sent_count);
+  s->sent[s->sent_count++] = (struct staleness_probe){.id = s->next_id++, .sent_ns = now_ns, .awaited = awaited};
   return s->sent[s->sent_count - 1].id;
+}
+
+bool staleness_asked(const struct staleness *s, uint64_t id) {
+  return id >= s->first_id && id < s->next_id;
 }
 
 static void confirm(struct staleness *s, uint64_t sent_ns) {
   if (!s->known || sent_ns > s->fresh_as_of_ns) s->fresh_as_of_ns = sent_ns;
   s->known = true;
-}
-
-static void drop(struct staleness *s, unsigned i) {
-  memmove(s->answered + i, s->answered + i + 1, (s->answered_count - i - 1) * sizeof *s->answered);
-  s->answered_count--;
-}
-
-/* Full: the entry goes whose neighbours are closest to each other, so what stays is spread evenly over the lag. An
- * entry kept says the same as before, so nothing becomes wrong; and the oldest stays, or else a follower that lags by
- * more than the table spans would never have one confirmed. */
-static void thin_out(struct staleness *s) {
-  unsigned best = 1;
-  uint64_t least = UINT64_MAX;
-  for (unsigned i = 1; i + 1 < s->answered_count; i++) {
-    uint64_t gap = s->answered[i + 1].sent_ns - s->answered[i - 1].sent_ns;
-    if (gap < least) least = gap, best = i;
-  }
-  drop(s, best);
 }
 
 bool staleness_answered(struct staleness *s, uint64_t id, dw_lsn commit_lsn) {
@@ -44,16 +49,17 @@ bool staleness_answered(struct staleness *s, uint64_t id, dw_lsn commit_lsn) {
   if (i == s->sent_count) return false;
   struct staleness_probe p = s->sent[i];
   p.commit_lsn = commit_lsn;
-  memmove(s->sent + i, s->sent + i + 1, (s->sent_count - i - 1) * sizeof *s->sent);
-  s->sent_count--;
+  p.awaited = false;
+  drop(s->sent, &s->sent_count, i);
   if (commit_lsn <= s->applied) {
     confirm(s, p.sent_ns);
     return true;
   }
   /* An older probe that waits for as much or more says less than this one. */
   for (unsigned k = s->answered_count; k-- > 0;)
-    if (s->answered[k].sent_ns <= p.sent_ns && s->answered[k].commit_lsn >= commit_lsn) drop(s, k);
-  if (s->answered_count == STALENESS_PROBES) thin_out(s);
+    if (s->answered[k].sent_ns <= p.sent_ns && s->answered[k].commit_lsn >= commit_lsn)
+      drop(s->answered, &s->answered_count, k);
+  if (s->answered_count == STALENESS_PROBES) thin_out(s->answered, &s->answered_count);
   unsigned at = s->answered_count; /* answers may overtake one another (relayed probes): keep the order of sending */
   while (at && s->answered[at - 1].sent_ns > p.sent_ns) at--;
   memmove(s->answered + at + 1, s->answered + at, (s->answered_count - at) * sizeof *s->answered);

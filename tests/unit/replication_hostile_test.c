@@ -404,6 +404,13 @@ START_TEST(blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn) 
   ck_assert_uint_eq(shipper_sent(ship).lsn, 30);
   shipper_commit(ship, 12, now);
   ck_assert_uint_eq(shipper_output_bytes(ship), MSG_HEADER_BYTES + 8);
+  ship_drain();
+  memlog_write(&ours, 3, 1, 100, sim_durable, 77, 0);
+  shipper_log_grew(ship, &ours.end, now);
+  shipper_commit(ship, 13, now); /* the block on its way will carry it */
+  ship_drive();
+  ck_assert_uint_eq(shipper_output_bytes(ship),
+                    MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES + block_total_bytes(&ours.blocks[ours.n - 1]->h));
   frame_reader_free(&r);
 }
 END_TEST
@@ -435,6 +442,7 @@ static char r_text[600];
 static struct receiver_position r_pos;
 static unsigned r_appended, r_truncated;
 static int r_truncate_rc;
+static bool r_hold_truncate;
 static dw_lsn r_commit;
 
 static void recv_drive(void);
@@ -490,6 +498,7 @@ static void recv_drive(void) {
     case RECV_COMMIT: r_commit = a.commit_lsn; break;
     case RECV_TRUNCATE:
       r_truncated++;
+      if (r_hold_truncate) break;
       receiver_truncated(recv_, r_truncate_rc, &r_pos, &r_pos.applied, NULL, now);
       break;
     case RECV_CLOSE:
@@ -623,6 +632,29 @@ START_TEST(orders_to_cut_without_end_are_not_followed_without_end) {
 }
 END_TEST
 
+START_TEST(an_answer_that_comes_after_the_connection_ended_says_no_hello) {
+  r_hold_truncate = true;
+  struct msg_welcome w = good_welcome();
+  w.follows = FOLLOWS_TRUNCATE;
+  w.pos = memlog_bound(&ours, 5);
+  say_welcome(&w);
+  ck_assert_uint_eq(r_truncated, 1);
+  receiver_eof(recv_, "gone", now);
+  recv_drive();
+  ck_assert(r_closed);
+  r_connected = false;
+  now += 3000 * SIM_MS;
+  receiver_tick(recv_, now);
+  recv_drive();
+  ck_assert(!r_connected);
+  receiver_truncated(recv_, DW_OK, &r_pos, NULL, NULL, now);
+  ck_assert_int_eq(receiver_state(recv_), DW_PEER_CONNECTING); /* dials; had it said HELLO there would be output */
+  ck_assert_uint_eq(receiver_output_bytes(recv_), 0);
+  recv_drive();
+  ck_assert(r_connected);
+}
+END_TEST
+
 START_TEST(blocks_that_do_not_continue_the_log_are_not_appended) {
   struct msg_welcome w = good_welcome();
   say_welcome(&w);
@@ -662,7 +694,7 @@ START_TEST(an_answer_to_no_probe_ends_the_connection) {
   say_welcome(&w);
   msg_put_probe_answer(&out, &peer, &(struct msg_probe_answer){.id = 4711, .commit_lsn = 0});
   recv_say();
-  CLOSED(DW_CORRUPT, "probe 4711, which is not under way");
+  CLOSED(DW_CORRUPT, "probe 4711, which was never sent");
 }
 END_TEST
 
@@ -793,6 +825,7 @@ int main(void) {
   tcase_add_test(t, an_order_to_cut_what_is_applied_is_refused);
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
   tcase_add_test(t, orders_to_cut_without_end_are_not_followed_without_end);
+  tcase_add_test(t, an_answer_that_comes_after_the_connection_ended_says_no_hello);
   tcase_add_test(t, blocks_that_do_not_continue_the_log_are_not_appended);
   tcase_add_test(t, a_block_with_the_right_lsn_and_the_wrong_chain_is_not_appended);
   tcase_add_test(t, a_block_of_an_older_epoch_is_not_appended);

@@ -154,7 +154,7 @@ START_TEST(data_is_as_fresh_as_the_sending_of_the_newest_confirmed_probe) {
   struct staleness s;
   staleness_init(&s);
   ck_assert_uint_eq(staleness_ns(&s, 1000), UINT64_MAX);
-  uint64_t a = staleness_sent(&s, 100), b = staleness_sent(&s, 200);
+  uint64_t a = staleness_sent(&s, 100, false), b = staleness_sent(&s, 200, false);
   ck_assert(staleness_answered(&s, a, 5));
   ck_assert_uint_eq(staleness_ns(&s, 1000), UINT64_MAX); /* answered, not applied */
   staleness_applied(&s, 4);
@@ -171,7 +171,7 @@ END_TEST
 START_TEST(an_answer_that_overtook_another_is_not_undone_by_it) {
   struct staleness s;
   staleness_init(&s);
-  uint64_t a = staleness_sent(&s, 100), b = staleness_sent(&s, 200);
+  uint64_t a = staleness_sent(&s, 100, false), b = staleness_sent(&s, 200, false);
   staleness_applied(&s, 9);
   staleness_answered(&s, b, 5);
   staleness_answered(&s, a, 5);
@@ -182,24 +182,44 @@ END_TEST
 START_TEST(answers_of_an_earlier_connection_confirm_nothing) {
   struct staleness s;
   staleness_init(&s);
-  uint64_t a = staleness_sent(&s, 100), b = staleness_sent(&s, 200);
+  uint64_t a = staleness_sent(&s, 100, false), b = staleness_sent(&s, 200, false);
   staleness_answered(&s, a, 5);
   staleness_disconnected(&s);
   ck_assert(!staleness_answered(&s, b, 0));
   staleness_applied(&s, 100);
   ck_assert_uint_eq(staleness_ns(&s, 1000), UINT64_MAX);
-  ck_assert_uint_gt(staleness_sent(&s, 300), b); /* ids are not used again */
+  ck_assert_uint_gt(staleness_sent(&s, 300, false), b); /* ids are not used again */
 }
 END_TEST
 
-START_TEST(probes_under_way_are_bounded) {
+START_TEST(probes_that_nobody_answers_do_not_use_up_the_table) {
   struct staleness s;
   staleness_init(&s);
-  uint64_t first = staleness_sent(&s, 1);
-  for (unsigned i = 1; i < STALENESS_PROBES; i++) ck_assert_uint_ne(staleness_sent(&s, 1 + i), 0);
-  ck_assert_uint_eq(staleness_sent(&s, 500), 0);
-  staleness_answered(&s, first, 0);
-  ck_assert_uint_ne(staleness_sent(&s, 500), 0);
+  uint64_t awaited = 0, id = 0;
+  for (unsigned i = 0; i < 1000; i++) {
+    id = staleness_sent(&s, 1000 + i, i == 500);
+    if (i == 500) awaited = id;
+  }
+  ck_assert_uint_le(s.sent_count, STALENESS_PROBES);
+  ck_assert(staleness_answered(&s, 1, 0)); /* the oldest is still known */
+  ck_assert_uint_eq(staleness_ns(&s, 2000), 1000);
+  ck_assert(staleness_answered(&s, awaited, 0)); /* so is the one that somebody waits for */
+  ck_assert(staleness_answered(&s, id, 0));
+  ck_assert_uint_eq(staleness_ns(&s, 2000), 1);
+  ck_assert(staleness_asked(&s, 2) && !staleness_answered(&s, 2, 0)); /* forgotten */
+  ck_assert(!staleness_asked(&s, id + 1));
+}
+END_TEST
+
+START_TEST(answers_that_take_longer_than_the_table_spans_still_confirm) {
+  struct staleness s;
+  staleness_init(&s);
+  for (uint64_t t = 1; t <= 5000; t++) {
+    staleness_sent(&s, t * 100, false);
+    if (t > 300) staleness_answered(&s, t - 300, 0); /* each takes 300 intervals */
+  }
+  ck_assert_uint_ge(staleness_ns(&s, 500000), 30000);
+  ck_assert_uint_le(staleness_ns(&s, 500000), 60000);
 }
 END_TEST
 
@@ -338,7 +358,8 @@ int main(void) {
   tcase_add_test(t, data_is_as_fresh_as_the_sending_of_the_newest_confirmed_probe);
   tcase_add_test(t, an_answer_that_overtook_another_is_not_undone_by_it);
   tcase_add_test(t, answers_of_an_earlier_connection_confirm_nothing);
-  tcase_add_test(t, probes_under_way_are_bounded);
+  tcase_add_test(t, probes_that_nobody_answers_do_not_use_up_the_table);
+  tcase_add_test(t, answers_that_take_longer_than_the_table_spans_still_confirm);
   suite_add_tcase(s, t);
   t = tcase_create("transfer");
   tcase_add_test(t, at_most_a_window_of_chunks_is_unacknowledged);
