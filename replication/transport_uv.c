@@ -8,6 +8,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,8 +128,20 @@ int transport_create(const struct transport_events *ev, struct transport **out) 
   return DW_OK;
 }
 
+/* An embedder's signals are for the embedder's threads; and libuv writes to sockets without MSG_NOSIGNAL, so SIGPIPE,
+ * which goes to the writing thread, must not find it willing (nor may a library change what the process does with it).
+ * Worker threads inherit this mask from here. */
+static void block_signals(void) {
+  sigset_t set;
+  const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+  sigfillset(&set);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&set, faults[i]);
+  pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
 static void *loop_main(void *arg) {
   struct transport *t = arg;
+  block_signals();
   uv_run(&t->loop, UV_RUN_DEFAULT);
   return NULL;
 }
