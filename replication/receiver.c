@@ -268,8 +268,9 @@ uint64_t receiver_next_tick(const struct receiver *r) {
   at = sooner(at, r->beat_ns + ms(r->cfg.heartbeat_ms));
   if (r->out.bytes) at = sooner(at, r->out_ns + limit);
   if (r->phase != RP_STREAMING) return at;
-  if (r->lazy_ns) at = sooner(at, r->lazy_ns + RECV_LAZY_SYNC_NS);
-  if (r->ack_ns) at = sooner(at, r->ack_ns);
+  /* What is due but has to wait for an answer or for room must not make the driver spin. */
+  if (r->lazy_ns && r->store == RS_IDLE) at = sooner(at, r->lazy_ns + RECV_LAZY_SYNC_NS);
+  if (r->ack_ns && r->out.bytes < RECV_ACK_ROOM) at = sooner(at, r->ack_ns);
   return sooner(at, r->probe_ns + r->cfg.probe_ns);
 }
 

@@ -17,6 +17,7 @@
 #define RECV_BATCH_BYTES 4194304u /* gathered for one append */
 #define RECV_BUFFER_BYTES 1048576u /* whole frames waiting while storage is busy, then input stops */
 #define RECV_LINES 8u
+#define RECV_ACK_ROOM 4096u /* acks are cumulative: with more than this unsent the next one waits */
 #define RECV_LINGER_NS 1000000000ull
 #define RECV_STEADY_NS 1000000000ull /* a stream that lasted so long starts the back-off anew */
 

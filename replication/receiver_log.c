@@ -201,6 +201,6 @@ void recv_move_log(struct receiver *r) {
   probe_if_due(r);
   next_store(r);
   /* A due ack, unless the primary is not taking what it has. */
-  if (r->phase == RP_STREAMING && (r->ack_now || (r->ack_ns && r->now_ns >= r->ack_ns)) && r->out.bytes < 4096)
+  if (r->phase == RP_STREAMING && (r->ack_now || (r->ack_ns && r->now_ns >= r->ack_ns)) && r->out.bytes < RECV_ACK_ROOM)
     recv_send_ack(r);
 }

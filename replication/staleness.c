@@ -82,6 +82,7 @@ void staleness_applied(struct staleness *s, dw_lsn applied) {
 
 void staleness_disconnected(struct staleness *s) {
   s->sent_count = s->answered_count = 0;
+  s->first_id = s->next_id;
 }
 
 uint64_t staleness_ns(const struct staleness *s, uint64_t now_ns) {

@@ -698,6 +698,22 @@ START_TEST(an_answer_to_no_probe_ends_the_connection) {
 }
 END_TEST
 
+START_TEST(a_due_ack_that_can_not_go_out_does_not_ask_for_ticks) {
+  struct msg_welcome w = good_welcome();
+  struct recv_action a;
+  say_welcome(&w);
+  while (receiver_output_bytes(recv_) < 5000) ck_assert_uint_ne(receiver_probe(recv_, 0, now), 0);
+  receiver_applied(recv_, 4, now);
+  for (int i = 0; i < 10; i++) { /* nothing is drained; each tick that it asks for lies ahead */
+    uint64_t next = receiver_next_tick(recv_);
+    ck_assert_uint_gt(next, now);
+    now = next;
+    receiver_tick(recv_, now);
+    while (receiver_next(recv_, &a)) ck_assert_int_ne(a.type, RECV_CONNECT);
+  }
+}
+END_TEST
+
 START_TEST(blocks_before_welcome_are_out_of_place) {
   say_blocks(6, 7);
   recv_say();
@@ -830,6 +846,7 @@ int main(void) {
   tcase_add_test(t, a_block_with_the_right_lsn_and_the_wrong_chain_is_not_appended);
   tcase_add_test(t, a_block_of_an_older_epoch_is_not_appended);
   tcase_add_test(t, an_answer_to_no_probe_ends_the_connection);
+  tcase_add_test(t, a_due_ack_that_can_not_go_out_does_not_ask_for_ticks);
   tcase_add_test(t, blocks_before_welcome_are_out_of_place);
   tcase_add_test(t, a_primary_with_our_own_node_id_is_refused);
   tcase_add_test(t, every_flipped_byte_from_a_primary_ends_the_connection_with_nothing_false_appended);

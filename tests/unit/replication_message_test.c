@@ -197,6 +197,38 @@ START_TEST(every_flipped_byte_is_noticed) {
 }
 END_TEST
 
+/* docs/protocol.md in numbers: if this turns red, the protocol has changed and needs a new version. */
+START_TEST(the_bytes_of_every_message_are_the_documented_ones) {
+  struct buf b = {0};
+  struct msg_hello h = hello();
+  char hex[33];
+  ck_assert_int_eq(msg_put_hello(&b, &me, &h), DW_OK);
+  ck_assert_uint_eq(b.len, 248);
+  ck_assert_mem_eq(b.data, "DWM1\0\0\1\0\xc8\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0M\0\0\0\0\0\0\0", 32);
+  const uint8_t *p = b.data + MSG_HEADER_BYTES;
+  ck_assert_uint_eq(get_u16(p), 1);
+  ck_assert_uint_eq(get_u16(p + 2), 3);
+  ck_assert_uint_eq(p[4], 1);
+  ck_assert_mem_eq(p + 8, h.cluster_id.b, 16);
+  ck_assert_uint_eq(get_u64(p + 24), 77);
+  ck_assert_mem_eq(p + 32, h.incarnation.b, 16);
+  ck_assert_uint_eq(get_u64(p + 48), 50);
+  ck_assert_uint_eq(get_u64(p + 56), 4);
+  ck_assert_mem_eq(p + 64, h.tail.chain.b, 16);
+  ck_assert_uint_eq(get_u64(p + 80), 40);
+  ck_assert_uint_eq(get_u64(p + 112), 45);
+  ck_assert_mem_eq(p + 144, h.resume.b, 16);
+  ck_assert_uint_eq(get_u32(p + 160), 500);
+  ck_assert_str_eq((const char *)p + 168, "eu-west");
+  b.len = 0;
+  every_message(&b);
+  struct hash128 all = hash128(b.data, b.len);
+  hash128_hex(&all, hex);
+  ck_assert_str_eq(hex, "26cc1cc0e1c9a178a896993c7590b424");
+  buf_free(&b);
+}
+END_TEST
+
 START_TEST(a_reader_that_failed_stays_failed) {
   struct frame_reader r;
   struct frame f;
@@ -384,6 +416,7 @@ int main(void) {
   tcase_set_timeout(t, 60);
   tcase_add_test(t, every_message_survives_any_fragmentation);
   tcase_add_test(t, every_flipped_byte_is_noticed);
+  tcase_add_test(t, the_bytes_of_every_message_are_the_documented_ones);
   tcase_add_test(t, a_reader_that_failed_stays_failed);
   tcase_add_test(t, a_header_that_lies_is_refused_before_its_body_comes);
   tcase_add_test(t, a_hello_that_contradicts_itself_is_refused);

@@ -186,6 +186,7 @@ START_TEST(answers_of_an_earlier_connection_confirm_nothing) {
   staleness_answered(&s, a, 5);
   staleness_disconnected(&s);
   ck_assert(!staleness_answered(&s, b, 0));
+  ck_assert(!staleness_asked(&s, b));
   staleness_applied(&s, 100);
   ck_assert_uint_eq(staleness_ns(&s, 1000), UINT64_MAX);
   ck_assert_uint_gt(staleness_sent(&s, 300, false), b); /* ids are not used again */
