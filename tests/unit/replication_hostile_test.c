@@ -506,8 +506,12 @@ static void recv_drive(void) {
       r_code = a.close.code;
       snprintf(r_text, sizeof r_text, "%s", a.close.text);
       break;
+    case RECV_CKPT_BEGIN: {
+      uint64_t offsets[4] = {0};
+      receiver_ckpt_begun(recv_, DW_OK, offsets, NULL, now);
+      break;
+    }
     case RECV_ADOPT:
-    case RECV_CKPT_BEGIN:
     case RECV_CKPT_WRITE:
     case RECV_CKPT_FILE_END:
     case RECV_CKPT_INSTALL: ck_abort_msg("not expected here"); break;
@@ -618,6 +622,37 @@ START_TEST(a_checkpoint_older_than_what_is_applied_is_refused) {
   recv_say();
   CLOSED(DW_DIVERGED, "its checkpoint is of LSN 2, but LSN 3 is applied here");
   ckpt_manifest_free(&m);
+}
+END_TEST
+
+START_TEST(a_second_manifest_in_one_transfer_is_refused) {
+  struct msg_welcome w = good_welcome();
+  struct ckpt_manifest m = {.id = sim_id(9), .pos = memlog_bound(&ours, 8)};
+  ckpt_manifest_add(&m, "x", 1);
+  w.follows = FOLLOWS_BOOTSTRAP;
+  w.pos = (struct wal_pos){0};
+  say_welcome(&w);
+  msg_put_ckpt_manifest(&out, &peer, &m);
+  recv_say();
+  ck_assert(!r_closed);
+  msg_put_ckpt_manifest(&out, &peer, &m);
+  recv_say();
+  CLOSED(DW_CORRUPT, "a second one");
+  ckpt_manifest_free(&m);
+}
+END_TEST
+
+START_TEST(bytes_behind_the_last_block_of_a_frame_are_not_overlooked) {
+  struct msg_welcome w = good_welcome();
+  say_welcome(&w);
+  uint8_t head[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES];
+  size_t one = block_total_bytes(&ours.blocks[6]->h), two = block_total_bytes(&ours.blocks[7]->h);
+  msg_blocks_head(&peer, 10, 1, one + two, head); /* says one, carries two */
+  buf_append(&out, head, sizeof head);
+  buf_append(&out, ours.blocks[6]->bytes, one);
+  buf_append(&out, ours.blocks[7]->bytes, two);
+  recv_say();
+  CLOSED(DW_CORRUPT, "bytes too many");
 }
 END_TEST
 
@@ -840,6 +875,8 @@ int main(void) {
   tcase_add_test(t, blocks_from_another_place_than_our_end_are_not_taken);
   tcase_add_test(t, an_order_to_cut_what_is_applied_is_refused);
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
+  tcase_add_test(t, a_second_manifest_in_one_transfer_is_refused);
+  tcase_add_test(t, bytes_behind_the_last_block_of_a_frame_are_not_overlooked);
   tcase_add_test(t, orders_to_cut_without_end_are_not_followed_without_end);
   tcase_add_test(t, an_answer_that_comes_after_the_connection_ended_says_no_hello);
   tcase_add_test(t, blocks_that_do_not_continue_the_log_are_not_appended);
