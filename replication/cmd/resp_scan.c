@@ -1,0 +1,214 @@
+/* SCAN and DBSIZE.
+ *
+ * Keys are ordered, so a scan is a walk and a cursor is the key to go on at: every key that is there throughout a scan is
+ * returned exactly once, whatever is written meanwhile, which is more than Redis promises. Clients expect a decimal cursor, so
+ * the server keeps a bounded table from number to key; the oldest entry gives way, and a cursor that is not known (any more) is
+ * an error rather than a scan with holes.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "replication/cmd/resp_internal.h"
+#include "wal/base/status.h"
+
+#define SCAN_COUNT_MAX 100000
+
+void scan_cursors_free(struct resp_server *s) {
+  for (size_t i = 0; i < SCAN_CURSORS; i++) buf_free(&s->cursors[i].key);
+}
+
+/* Glob matching as Redis does it: * ? [a-z] [^a-z] and backslash. Iterative in *, so a hostile pattern costs
+ * pattern x text at most. */
+static bool match_class(const uint8_t **pp, const uint8_t *pe, uint8_t c) {
+  const uint8_t *p = *pp + 1;
+  bool negate = p < pe && *p == '^', hit = false;
+  if (negate) p++;
+  for (; p < pe && *p != ']'; p++) {
+    if (*p == '\\' && p + 1 < pe) {
+      hit |= *++p == c;
+    } else if (p + 2 < pe && p[1] == '-') {
+      uint8_t lo = p[0] < p[2] ? p[0] : p[2], hi = p[0] < p[2] ? p[2] : p[0];
+      hit |= c >= lo && c <= hi;
+      p += 2;
+    } else {
+      hit |= *p == c;
+    }
+  }
+  *pp = p < pe ? p + 1 : pe;
+  return hit != negate;
+}
+
+static bool glob(const uint8_t *p, size_t pn, const uint8_t *t, size_t tn) {
+  const uint8_t *pe = p + pn, *te = t + tn, *star = NULL, *star_t = NULL;
+  for (;;) {
+    if (p < pe && *p == '*') {
+      star = ++p;
+      star_t = t;
+      continue;
+    }
+    if (t == te) {
+      while (p < pe && *p == '*') p++;
+      return p == pe;
+    }
+    bool hit = false;
+    if (p < pe && *p == '[') {
+      hit = match_class(&p, pe, *t);
+    } else if (p < pe) {
+      bool escaped = *p == '\\' && p + 1 < pe;
+      if (escaped) p++;
+      hit = (!escaped && *p == '?') || *p == *t;
+      p++;
+    }
+    if (hit) {
+      t++;
+    } else {
+      if (!star) return false;
+      p = star;
+      t = ++star_t;
+    }
+  }
+}
+
+static struct scan_cursor *find_cursor(struct resp_server *s, uint64_t id) {
+  struct scan_cursor *c = &s->cursors[id % SCAN_CURSORS];
+  return id && c->id == id ? c : NULL;
+}
+
+/* Remembers where to go on; 0: no memory. */
+static uint64_t keep_cursor(struct resp_server *s, const char *key, size_t n) {
+  uint64_t id = ++s->next_cursor;
+  struct scan_cursor *c = &s->cursors[id % SCAN_CURSORS];
+  c->id = 0;
+  c->key.len = 0;
+  if (c->key.cap > 4096) buf_free(&c->key);
+  if (buf_append(&c->key, key, n)) return 0;
+  c->id = id;
+  return id;
+}
+
+struct scan_options {
+  const uint8_t *match;
+  size_t match_n;
+  long long count;
+  bool strings; /* TYPE string or no TYPE */
+  const char *error;
+};
+
+static struct scan_options parse_scan(const struct cmd *cmd) {
+  struct scan_options o = {.count = 10, .strings = true};
+  for (size_t i = 2; i < cmd->argc && !o.error; i += 2) {
+    if (i + 1 == cmd->argc) {
+      o.error = "ERR syntax error";
+    } else if (cmd_is(cmd, i, "MATCH")) {
+      o.match = cmd->argv[i + 1];
+      o.match_n = cmd->argl[i + 1];
+    } else if (cmd_is(cmd, i, "COUNT")) {
+      if (!cmd_int(cmd, i + 1, &o.count))
+        o.error = "ERR value is not an integer or out of range";
+      else if (o.count < 1)
+        o.error = "ERR syntax error";
+    } else if (cmd_is(cmd, i, "TYPE")) {
+      o.strings = cmd_is(cmd, i + 1, "string");
+    } else {
+      o.error = "ERR syntax error";
+    }
+  }
+  if (o.count > SCAN_COUNT_MAX) o.count = SCAN_COUNT_MAX;
+  return o;
+}
+
+/* The keys of one call; *resume is left at the key to go on at (0 bytes: done). */
+static int collect(dw_iter *it, const struct scan_options *o, struct buf *keys, size_t *found) {
+  int rc = DW_OK;
+  for (long long looked = 0; rc == DW_OK && looked < o->count && dw_iter_valid(it); looked++, dw_iter_next(it)) {
+    size_t n;
+    const char *key = dw_iter_key(it, &n);
+    if (!o->strings || (o->match && !glob(o->match, o->match_n, (const uint8_t *)key, n))) continue;
+    rc = resp_bulk(keys, key, n);
+    ++*found;
+  }
+  return rc ? rc : dw_iter_status(it);
+}
+
+enum handled cmd_scan(struct conn *c, const struct cmd *cmd) {
+  long long id;
+  struct scan_options o = parse_scan(cmd);
+  if (!cmd_int(cmd, 1, &id) || id < 0) o.error = "ERR invalid cursor";
+  const struct scan_cursor *from = o.error ? NULL : find_cursor(c->s, (uint64_t)id);
+  if (!o.error && id && !from) o.error = "ERR invalid cursor: unknown or expired, start again at 0";
+  if (o.error) {
+    conn_error(c, "%s", o.error);
+    return HANDLED;
+  }
+  dw_read_options ro = c->read;
+  ro.wait_ms = 0; /* the loop does not wait; STRONG and SESSION look at what is here */
+  if (ro.consistency == DW_STRONG) ro.consistency = DW_EVENTUAL;
+  dw_iter *it;
+  int rc = dw_iter_create(c->s->e, &ro, &it);
+  if (rc) {
+    reply_rc(c, &c->out, rc, 0, dw_last_error());
+    return HANDLED;
+  }
+  if (from)
+    dw_iter_seek(it, from->key.data, from->key.len);
+  else
+    dw_iter_seek_first(it);
+  struct buf keys = {0};
+  size_t found = 0, n;
+  char next[24] = "0";
+  rc = collect(it, &o, &keys, &found);
+  if (rc == DW_OK && dw_iter_valid(it)) {
+    const char *key = dw_iter_key(it, &n);
+    uint64_t next_id = keep_cursor(c->s, key, n);
+    if (!next_id) rc = DW_NO_MEMORY;
+    snprintf(next, sizeof next, "%llu", (unsigned long long)next_id);
+  }
+  dw_iter_destroy(it);
+  if (rc == DW_OK) rc = resp_array(&c->out, 2);
+  if (rc == DW_OK) rc = resp_bulk_str(&c->out, next);
+  if (rc == DW_OK) rc = resp_array(&c->out, found);
+  if (rc == DW_OK) rc = buf_append(&c->out, keys.data, keys.len);
+  buf_free(&keys);
+  if (rc) reply_rc(c, &c->out, rc, 0, dw_last_error());
+  return HANDLED;
+}
+
+/* ---- DBSIZE: counted up to a limit, the store's estimate beyond ------------------------------------- */
+
+#define DBSIZE_EXACT 100000
+
+struct count_work {
+  struct work w;
+  long long count;
+};
+
+static void count_run(struct work *w) {
+  struct count_work *k = (struct count_work *)w;
+  dw_iter *it;
+  if (dw_iter_create(w->e, NULL, &it)) return;
+  for (dw_iter_seek_first(it); dw_iter_valid(it) && k->count <= DBSIZE_EXACT; dw_iter_next(it)) k->count++;
+  dw_iter_destroy(it);
+  if (k->count <= DBSIZE_EXACT) return;
+  dw_status s;
+  dw_status_get(w->e, &s);
+  if ((long long)s.approximate_keys > k->count) k->count = (long long)s.approximate_keys;
+}
+
+static void count_after(struct work *w) {
+  struct count_work *k = (struct count_work *)w;
+  resp_int(&w->c->out, k->count);
+  free(k);
+}
+
+enum handled cmd_dbsize(struct conn *c, const struct cmd *cmd) {
+  (void)cmd;
+  struct count_work *k = calloc(1, sizeof *k);
+  if (!k) {
+    conn_error(c, "OOM no memory");
+    return HANDLED;
+  }
+  k->w.run = count_run;
+  k->w.after = count_after;
+  work_start(c, &k->w);
+  return HANDLED;
+}
