@@ -100,7 +100,7 @@ int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
 size_t engine_epochs(dw_engine *e, struct epoch_record *out, size_t cap) {
   pthread_mutex_lock(&e->mu);
   size_t n = e->epoch_count;
-  memcpy(out, e->epochs, (n < cap ? n : cap) * sizeof *out);
+  if (n && cap) memcpy(out, e->epochs, (n < cap ? n : cap) * sizeof *out);
   pthread_mutex_unlock(&e->mu);
   return n;
 }

@@ -178,7 +178,7 @@ int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WA
 
 /* open.c */
 int engine_open_store(dw_engine *, const char *dir, bool must_exist, struct store **);
-int engine_open_wal(dw_engine *, uint32_t generation, const struct wal_pos *base, const struct wal_pos *must_reach,
+int engine_open_wal(dw_engine *, const struct node_file *of, const struct wal_pos *base, const struct wal_pos *must_reach,
                     struct wal_recovery *, struct wal **);
 /* Applies what is known committed, queues the rest; sets applied, gate, epoch. */
 int engine_replay(dw_engine *, const struct wal_recovery *);

@@ -27,13 +27,13 @@ int engine_open_store(dw_engine *e, const char *dir, bool must_exist, struct sto
   return e->sops->open(dir, &so, out);
 }
 
-int engine_open_wal(dw_engine *e, uint32_t generation, const struct wal_pos *base, const struct wal_pos *must_reach,
-                    struct wal_recovery *rec, struct wal **out) {
-  char *dir = path_generation(e->dir, "wal", generation);
+int engine_open_wal(dw_engine *e, const struct node_file *of, const struct wal_pos *base,
+                    const struct wal_pos *must_reach, struct wal_recovery *rec, struct wal **out) {
+  char *dir = path_generation(e->dir, "wal", of->generation);
   if (!dir) return DW_NO_MEMORY;
   struct wal_options wo = {.env = e->env,
-                           .cluster_id = e->node.cluster_id,
-                           .node_id = e->node.node_id,
+                           .cluster_id = of->cluster_id,
+                           .node_id = of->node_id,
                            .segment_bytes = e->opt.segment_bytes,
                            .tail_cache_bytes = 32u << 20,
                            .base = *base,
@@ -179,7 +179,7 @@ static int open_log(dw_engine *e) {
   bool fresh = e->applied.lsn == 0 && hash128_zero(&e->applied.chain);
   struct wal_pos base = fresh ? wal_genesis(&e->node.cluster_id) : e->applied;
   struct wal_recovery rec;
-  int rc = engine_open_wal(e, e->node.generation, &base, &base, &rec, &e->wal);
+  int rc = engine_open_wal(e, &e->node, &base, &base, &rec, &e->wal);
   if (rc) return rc;
   rc = engine_replay(e, &rec);
   if (rc == DW_OK && e->opt.role == DW_PRIMARY)

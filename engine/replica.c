@@ -160,7 +160,7 @@ int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
   struct wal_pos genesis = wal_genesis(cluster_id);
   struct wal_recovery rec;
   struct wal *wal = NULL;
-  rc = engine_open_wal(e, e->node.generation, &genesis, &genesis, &rec, &wal);
+  rc = engine_open_wal(e, &e->node, &genesis, &genesis, &rec, &wal);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
   e->applied = genesis;
@@ -239,12 +239,8 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
   if (marker.lsn != pos->lsn || !hash128_eq(&marker.chain, &pos->chain))
     return dw_fail(DW_CORRUPT, "the received checkpoint stands at LSN %llu, announced was LSN %llu",
                    (unsigned long long)marker.lsn, (unsigned long long)pos->lsn);
-  struct node_file old = e->node;
-  e->node.cluster_id = in->node.cluster_id; /* for the log's segment header; put back below until the switch */
   struct wal_recovery rec;
-  rc = engine_open_wal(e, in->node.generation, pos, pos, &rec, &in->wal);
-  e->node = old;
-  return rc;
+  return engine_open_wal(e, &in->node, pos, pos, &rec, &in->wal);
 }
 
 /* Swaps the running engine over. mu and the apply role held, maint kept away. */

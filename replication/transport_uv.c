@@ -551,7 +551,10 @@ static void dial_next(struct tp_conn *c) {
   struct addrinfo *ai = c->next;
   if (!ai) {
     c->dead = true;
+    c->holds++; /* the owner closes it while it reads why */
     c->ev->connected(c->owner, c->why);
+    c->holds--;
+    conn_release(c);
     return;
   }
   c->next = ai->ai_next;
