@@ -20,10 +20,12 @@ static void node_wake(struct node *n, unsigned bits) {
   if (atomic_fetch_or(&n->wake, bits) == 0) transport_wake(n->t);
 }
 static void hook_log_grew(void *ctx) {
-  node_wake(ctx, WAKE_GREW);
+  struct node *n = ctx;
+  if (atomic_load(&n->serving)) node_wake(n, WAKE_GREW);
 }
 static void hook_commit_moved(void *ctx) {
-  node_wake(ctx, WAKE_COMMIT);
+  struct node *n = ctx;
+  if (atomic_load(&n->serving)) node_wake(n, WAKE_COMMIT);
 }
 static void hook_applied_moved(void *ctx) {
   struct node *n = ctx;

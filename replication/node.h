@@ -87,7 +87,7 @@ struct peer {
   struct wal_cursor *cursor;
   struct node_ckpt *ckpt;
   dw_lsn pin; /* the log is needed from this boundary on; UINT64_MAX: not */
-  bool dirty, admitted;
+  bool dirty, admitted, caught_up;
   bool make_waits;        /* for the resumed checkpoint: the connection before this one still has a job on it */
   struct hash128 make_id; /* then */
   unsigned jobs;
@@ -122,6 +122,7 @@ struct node {
   uint16_t listen_port;
 
   atomic_uint wake; /* WAKE_* */
+  atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
   atomic_uint_fast64_t fresh_as_of; /* UINT64_MAX: unknown */
 
   /* loop thread */

@@ -86,6 +86,7 @@ void serve_accepted(void *ctx, struct tp_conn *conn, const char *name) {
     conn_close(conn);
     return;
   }
+  atomic_store(&n->serving, true); /* before the positions are read: what moves later is told */
   if (peer_create(n, name, &p)) {
     engine_log(n->e, DW_LOG_WARN, "%s: refused, no memory", name);
     conn_close(conn);
@@ -150,6 +151,7 @@ static void sweep(struct node *n) {
     free(p->job.data);
     free(p);
   }
+  if (!n->peers) atomic_store(&n->serving, false);
 }
 
 void serve_end_all(struct node *n, int code, const char *why) {
@@ -296,6 +298,16 @@ static void on_marks(struct peer *p, const struct msg_ack *marks) {
     p->pin = marks->durable; /* told to the engine at the next tick */
 }
 
+static void on_state(struct peer *p) {
+  struct node *n = p->n;
+  dw_peer_state state = shipper_state(p->ship);
+  quorum_state(&n->quorum, p, state, node_now(n));
+  n->acks_changed = n->report_urgent = true;
+  if (state != DW_PEER_STREAMING || p->caught_up) return;
+  p->caught_up = true; /* said once: a busy log makes it fall behind and come back all the time */
+  engine_log(n->e, DW_LOG_INFO, "follower %s: has caught up, at the live tail", p->address);
+}
+
 /* ---- driving --------------------------------------------------------------------------------- */
 
 static void peer_flush(struct peer *p) {
@@ -319,10 +331,7 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   case SHIP_DROP_CHECKPOINT: bootstrap_installed(p); break;
   case SHIP_PROBE: on_probe(p, &a->probe); break;
   case SHIP_MARKS: on_marks(p, &a->marks); break;
-  case SHIP_STATE:
-    quorum_state(&n->quorum, p, shipper_state(p->ship), node_now(n));
-    n->acks_changed = n->report_urgent = true;
-    break;
+  case SHIP_STATE: on_state(p); break;
   case SHIP_LOG: engine_log(n->e, a->log.level, "%s", a->log.text); break;
   case SHIP_CLOSE: peer_close(p, a->close.code, a->close.text); break;
   }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "replication/message.h"
 #include "tests/support/cluster.h"
 #include "tests/support/proxy.h"
 #include "wal/base/env.h"
@@ -317,6 +318,102 @@ START_TEST(more_strangers_than_places_are_turned_away_and_followers_still_come_i
 }
 END_TEST
 
+/* A HELLO of a new follower with this node id. */
+static void say_hello(int fd, uint64_t node_id) {
+  struct msg_hello h = {.version_min = MSG_VERSION_MIN,
+                        .version_max = MSG_VERSION_MAX,
+                        .role = DW_FOLLOWER,
+                        .heartbeat_ms = 1000,
+                        .node_id = node_id,
+                        .incarnation = {{(uint8_t)node_id, (uint8_t)(node_id >> 8), 1}}};
+  struct buf b = {0};
+  ck_assert_int_eq(msg_put_hello(&b, &(struct msg_sender){.node_id = node_id}, &h), DW_OK);
+  ck_assert_int_eq((int)send(fd, b.data, b.len, MSG_NOSIGNAL), (int)b.len);
+  buf_free(&b);
+}
+
+/* The first frame that comes back: its type. */
+static unsigned first_frame(int fd, struct msg_refuse *refuse) {
+  struct frame_reader r;
+  struct frame f;
+  uint8_t bytes[4096];
+  frame_reader_init(&r, MSG_BIT(MSG_WELCOME) | MSG_BIT(MSG_REFUSE));
+  while (frame_reader_next(&r, &f) == DW_NOT_FOUND) {
+    ssize_t n = recv(fd, bytes, sizeof bytes, 0);
+    ck_assert_int_gt((int)n, 0);
+    ck_assert_int_eq(frame_reader_feed(&r, bytes, (size_t)n), DW_OK);
+  }
+  ck_assert_int_eq(r.failed, DW_OK);
+  unsigned type = f.h.type;
+  if (type == MSG_REFUSE) ck_assert_int_eq(msg_get_refuse(&f, refuse), DW_OK);
+  frame_reader_free(&r);
+  return type;
+}
+
+START_TEST(the_65th_follower_is_refused_with_a_message_and_welcome_when_one_has_left) {
+  enum { PLACES = 64 };
+  int fd[PLACES + 1];
+  struct msg_refuse m;
+  p->opt.peer_timeout_ms = 60000;
+  node_open(p);
+  for (uint64_t i = 0; i < PLACES; i++) {
+    fd[i] = dial(p->port);
+    say_hello(fd[i], 1000 + i);
+    ck_assert_uint_eq(first_frame(fd[i], &m), MSG_WELCOME);
+  }
+  fd[PLACES] = dial(p->port);
+  say_hello(fd[PLACES], 5000);
+  ck_assert_uint_eq(first_frame(fd[PLACES], &m), MSG_REFUSE);
+  ck_assert_uint_eq(m.code, DW_NO_SPACE);
+  ck_assert_ptr_nonnull(strstr(m.text, "64 followers"));
+  ck_assert(hung_up(fd[PLACES]));
+  close(fd[PLACES]);
+  close(fd[7]);
+  node_open(f1);
+  await_applied(f1, node_put(p, "k", "v"));
+  for (int i = 0; i < PLACES; i++)
+    if (i != 7) close(fd[i]);
+}
+END_TEST
+
+START_TEST(a_follower_that_sends_garbage_after_its_hello_ends_its_own_connection_only) {
+  struct msg_refuse m;
+  node_open(p);
+  node_open(f1);
+  await_streaming(p, 1);
+  for (uint64_t i = 0; i < 20; i++) {
+    char noise[400];
+    int fd = dial(p->port);
+    say_hello(fd, 1000 + i);
+    ck_assert_uint_eq(first_frame(fd, &m), MSG_WELCOME);
+    memset(noise, (int)(i * 13), sizeof noise);
+    ck_assert_int_eq((int)send(fd, noise, sizeof noise, MSG_NOSIGNAL), (int)sizeof noise);
+    ck_assert(hung_up(fd));
+    close(fd);
+  }
+  await_applied(f1, node_put(p, "k", "v"));
+  await_streaming(p, 1);
+}
+END_TEST
+
+START_TEST(a_new_connection_of_the_same_node_takes_the_place_of_the_old_one) {
+  struct msg_refuse m;
+  p->opt.peer_timeout_ms = 60000; /* the old one would stay for a minute */
+  node_open(p);
+  int old = dial(p->port), new = dial(p->port);
+  say_hello(old, 77);
+  ck_assert_uint_eq(first_frame(old, &m), MSG_WELCOME);
+  say_hello(new, 77);
+  ck_assert_uint_eq(first_frame(new, &m), MSG_WELCOME);
+  ck_assert(hung_up(old));
+  dw_status s;
+  node_status(p, &s);
+  ck_assert_uint_eq(s.follower_count, 1);
+  close(old);
+  close(new);
+}
+END_TEST
+
 START_TEST(closing_does_not_wait_for_strangers_or_stalled_followers) {
   node_open(p);
   node_follow_port(f1, (proxy = proxy_start(p->port), proxy_port(proxy)));
@@ -414,6 +511,9 @@ int main(void) {
   tcase_add_test(t, garbage_on_the_port_is_hung_up_on_and_disturbs_nobody);
   tcase_add_test(t, a_stranger_that_says_nothing_is_hung_up_on_in_time);
   tcase_add_test(t, more_strangers_than_places_are_turned_away_and_followers_still_come_in_afterwards);
+  tcase_add_test(t, the_65th_follower_is_refused_with_a_message_and_welcome_when_one_has_left);
+  tcase_add_test(t, a_follower_that_sends_garbage_after_its_hello_ends_its_own_connection_only);
+  tcase_add_test(t, a_new_connection_of_the_same_node_takes_the_place_of_the_old_one);
   tcase_add_test(t, closing_does_not_wait_for_strangers_or_stalled_followers);
   tcase_add_test(t, a_port_in_use_is_an_error_of_opening_that_names_the_address);
   tcase_add_loop_test(t, wrong_addresses_are_refused_with_the_options_name, 0, 8);

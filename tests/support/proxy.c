@@ -31,11 +31,13 @@ struct link_pair {
 struct proxy {
   pthread_t thread;
   pthread_mutex_t mu;
+  pthread_cond_t obeyed_cond;
   int listen_fd, wake_fd;
   uint16_t port;
   uint16_t target_port; /* mu, with all below */
   enum proxy_mode mode;
   bool stop;
+  unsigned orders, obeyed; /* changes of mode, and those that the thread works by */
   uint64_t cut_after, down_bytes;
   struct link_pair *pairs; /* the thread's */
 };
@@ -51,6 +53,14 @@ static void close_pair(struct link_pair *l) {
   l->client = l->target = -1;
 }
 
+/* Small kernel buffers, or a stalled link swallows tens of megabytes before anybody notices. Before connect and listen.
+ */
+static void small_buffers(int fd) {
+  int bytes = PIPE_BYTES;
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+}
+
 static void accept_one(struct proxy *p, enum proxy_mode mode, uint16_t target_port) {
   int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) return;
@@ -60,6 +70,7 @@ static void accept_one(struct proxy *p, enum proxy_mode mode, uint16_t target_po
   struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(target_port)};
   sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   int target = mode == PROXY_CUT || !l ? -1 : socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (target >= 0) small_buffers(target);
   if (target < 0 || connect(target, (struct sockaddr *)&sa, sizeof sa)) {
     if (target >= 0) close(target);
     close(fd);
@@ -135,8 +146,13 @@ static void *run(void *arg) {
     enum proxy_mode mode = p->mode;
     uint16_t target = p->target_port;
     bool stop = p->stop;
+    unsigned orders = p->orders;
     pthread_mutex_unlock(&p->mu);
     for (int i = 0; i < PIPES && (stop || mode == PROXY_CUT); i++) close_pair(&p->pairs[i]);
+    pthread_mutex_lock(&p->mu);
+    p->obeyed = orders;
+    pthread_cond_broadcast(&p->obeyed_cond);
+    pthread_mutex_unlock(&p->mu);
     if (stop) return NULL;
     poll(fds, fill(p, mode, fds), -1);
     uint64_t ignored;
@@ -154,10 +170,12 @@ struct proxy *proxy_start(uint16_t target_port) {
   ck_assert_ptr_nonnull(p->pairs);
   for (int i = 0; i < PIPES; i++) p->pairs[i].client = p->pairs[i].target = -1;
   pthread_mutex_init(&p->mu, NULL);
+  pthread_cond_init(&p->obeyed_cond, NULL);
   p->target_port = target_port;
   p->cut_after = UINT64_MAX;
   p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   p->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  small_buffers(p->listen_fd);
   struct sockaddr_in sa = {.sin_family = AF_INET};
   sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t n = sizeof sa;
@@ -178,6 +196,7 @@ void proxy_stop(struct proxy *p) {
   pthread_join(p->thread, NULL);
   close(p->listen_fd);
   close(p->wake_fd);
+  pthread_cond_destroy(&p->obeyed_cond);
   pthread_mutex_destroy(&p->mu);
   free(p->pairs);
   free(p);
@@ -190,8 +209,10 @@ uint16_t proxy_port(const struct proxy *p) {
 void proxy_mode(struct proxy *p, enum proxy_mode mode) {
   pthread_mutex_lock(&p->mu);
   p->mode = mode;
-  pthread_mutex_unlock(&p->mu);
+  unsigned order = ++p->orders;
   wake(p);
+  while ((int)(p->obeyed - order) < 0) pthread_cond_wait(&p->obeyed_cond, &p->mu);
+  pthread_mutex_unlock(&p->mu);
 }
 
 void proxy_target(struct proxy *p, uint16_t port) {

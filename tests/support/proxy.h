@@ -19,7 +19,7 @@ enum proxy_mode {
 struct proxy *proxy_start(uint16_t target_port); /* fails the test if it can't */
 void proxy_stop(struct proxy *);                 /* NULL is fine */
 uint16_t proxy_port(const struct proxy *);
-void proxy_mode(struct proxy *, enum proxy_mode);
+void proxy_mode(struct proxy *, enum proxy_mode); /* in force when it returns */
 void proxy_target(struct proxy *, uint16_t port); /* for connections made from now on */
 /* After so many bytes more from the target, switches to PROXY_CUT by itself. */
 void proxy_cut_after(struct proxy *, uint64_t bytes);
