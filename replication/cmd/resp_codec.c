@@ -8,7 +8,9 @@
 
 #include "wal/base/status.h"
 
-void resp_parser_init(struct resp_parser *p) { *p = (struct resp_parser){.expect = -1, .bulk = -1}; }
+void resp_parser_init(struct resp_parser *p) {
+  *p = (struct resp_parser){.expect = -1, .bulk = -1};
+}
 
 void resp_parser_free(struct resp_parser *p) {
   free(p->args);
@@ -36,7 +38,10 @@ const uint8_t *resp_arg_at(const struct resp_parser *p, const uint8_t *data, siz
 /* ---- inline commands -------------------------------------------------------------------------- */
 
 static int hex_digit(uint8_t c) {
-  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  return c >= '0' && c <= '9'   ? c - '0'
+         : c >= 'a' && c <= 'f' ? c - 'a' + 10
+         : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                : -1;
 }
 
 /* One character after a backslash in double quotes. */
@@ -125,7 +130,9 @@ static enum resp_result parse_args(struct resp_parser *p, const uint8_t *data, s
     if (p->bulk < 0) {
       if (p->pos == n) return RESP_MORE;
       if (data[p->pos] != '$') {
-        *error = "Protocol error: expected '$'";
+        char got = (char)data[p->pos];
+        snprintf(p->error, sizeof p->error, "Protocol error: expected '$', got '%c'", got < ' ' || got > '~' ? ' ' : got);
+        *error = p->error;
         return RESP_ERROR;
       }
       size_t before = p->pos++;
@@ -216,10 +223,18 @@ static int header(struct buf *out, char type, long long v) {
   return buf_append(out, line, (size_t)n);
 }
 
-int resp_int(struct buf *out, long long v) { return header(out, ':', v); }
-int resp_array(struct buf *out, size_t n) { return header(out, '*', (long long)n); }
-int resp_nil(struct buf *out) { return buf_append(out, "$-1\r\n", 5); }
-int resp_nil_array(struct buf *out) { return buf_append(out, "*-1\r\n", 5); }
+int resp_int(struct buf *out, long long v) {
+  return header(out, ':', v);
+}
+int resp_array(struct buf *out, size_t n) {
+  return header(out, '*', (long long)n);
+}
+int resp_nil(struct buf *out) {
+  return buf_append(out, "$-1\r\n", 5);
+}
+int resp_nil_array(struct buf *out) {
+  return buf_append(out, "*-1\r\n", 5);
+}
 
 int resp_bulk(struct buf *out, const void *p, size_t n) {
   int rc = buf_reserve(out, n + 32);
@@ -228,4 +243,6 @@ int resp_bulk(struct buf *out, const void *p, size_t n) {
   return rc ? rc : buf_append(out, "\r\n", 2);
 }
 
-int resp_bulk_str(struct buf *out, const char *s) { return resp_bulk(out, s, strlen(s)); }
+int resp_bulk_str(struct buf *out, const char *s) {
+  return resp_bulk(out, s, strlen(s));
+}

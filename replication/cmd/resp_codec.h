@@ -31,6 +31,7 @@ struct resp_parser {
   size_t pos;
   int64_t expect;     /* arguments still to come; -1: the header is still to come */
   int64_t bulk;       /* bytes of the argument being read; -1: its header is still to come */
+  char error[48];
 };
 
 enum resp_result { RESP_MORE, RESP_COMMAND, RESP_ERROR };
@@ -38,8 +39,8 @@ enum resp_result { RESP_MORE, RESP_COMMAND, RESP_ERROR };
 void resp_parser_init(struct resp_parser *);
 void resp_parser_free(struct resp_parser *);
 /* Looks for one command at the beginning of data. RESP_COMMAND: args are set and *used bytes belong to it (argc 0: an empty
- * line, skip it). RESP_MORE: call again with the same bytes and more behind them. RESP_ERROR: *error gets a static text; the
- * connection can't go on. */
+ * line, skip it). RESP_MORE: call again with the same bytes and more behind them. RESP_ERROR: *error gets a text that lives
+ * as long as the parser; the connection can't go on. */
 enum resp_result resp_parse(struct resp_parser *, const uint8_t *data, size_t n, size_t *used, const char **error);
 /* The bytes of argument i; `data` as given to resp_parse. */
 const uint8_t *resp_arg_at(const struct resp_parser *, const uint8_t *data, size_t i, size_t *n);

@@ -22,7 +22,7 @@ static bool number(const struct cmd *cmd, size_t i, unsigned long long max, unsi
 }
 
 static const char read_usage[] =
-    "ERR usage: DW.READ <EVENTUAL|BOUNDED ms|SESSION lsn|STRONG|DEFAULT> [WAIT ms]";
+    "ERR usage: DW.READ <EVENTUAL|BOUNDED ms|SESSION lsn|STRONG|DEFAULT> [WAIT ms] (at most 60000 for STRONG)";
 
 enum handled cmd_dw_read(struct conn *c, const struct cmd *cmd) {
   dw_read_options ro = {0};
@@ -42,13 +42,13 @@ enum handled cmd_dw_read(struct conn *c, const struct cmd *cmd) {
     ok = number(cmd, i++, INT64_MAX, &v);
     ro.min_lsn = v;
   } else if (cmd_is(cmd, 1, "DEFAULT")) {
-    if (c->s->role == DW_FOLLOWER && c->s->opt.max_staleness_ms)
-      ro = (dw_read_options){.consistency = DW_BOUNDED, .max_staleness_ms = c->s->opt.max_staleness_ms};
+    ro = conn_default_read(c->s);
   } else {
     ok = false;
   }
-  if (ok && i < cmd->argc) {
-    ok = i + 2 == cmd->argc && cmd_is(cmd, i, "WAIT") && number(cmd, i + 1, 86400000, &v);
+  if (ok && i < cmd->argc) { /* STRONG waits in a thread, and the server's end waits for that: not for long */
+    unsigned long long max = ro.consistency == DW_STRONG ? 60000 : 86400000;
+    ok = i + 2 == cmd->argc && cmd_is(cmd, i, "WAIT") && number(cmd, i + 1, max, &v);
     ro.wait_ms = (uint32_t)v;
   }
   if (!ok) {
@@ -116,7 +116,7 @@ enum handled cmd_dw_status(struct conn *c, const struct cmd *cmd) {
   return HANDLED;
 }
 
-/* ---- DW.CHECKSUM: records, applied LSN before the walk, XXH3-128 over all records in key order ------------ */
+/* ---- DW.CHECKSUM: records, applied LSN, XXH3-128 over all records in key order ------------------------------ */
 
 struct checksum_work {
   struct work w;
@@ -128,32 +128,48 @@ struct checksum_work {
   char error[200];
 };
 
-static void checksum_run(struct work *w) {
+/* An iterator, and the LSN it stands at: exact if nothing was applied while it was made, else a little too low. */
+static int iter_at(dw_engine *e, const dw_read_options *ro, dw_iter **it, dw_lsn *lsn) {
+  dw_status *s = malloc(sizeof *s);
+  int rc = s ? DW_OK : dw_fail_nomem(sizeof *s);
+  for (int i = 0; rc == DW_OK && i < 10; i++) {
+    rc = dw_status_get(e, s);
+    *lsn = s->applied_lsn;
+    if (rc == DW_OK) rc = dw_iter_create(e, ro, it);
+    if (rc || dw_status_get(e, s) || s->applied_lsn == *lsn || i == 9) break;
+    dw_iter_destroy(*it);
+  }
+  free(s);
+  return rc;
+}
+
+/* Each record counts as: key length and value length (u64, little endian), key, value. */
+static void hash_record(struct hash_stream *h, const dw_iter *it) {
+  size_t kn, vn;
+  const char *key = dw_iter_key(it, &kn), *val = dw_iter_value(it, &vn);
+  uint8_t lens[16];
+  put_u64(lens, kn);
+  put_u64(lens + 8, vn);
+  hash_stream_update(h, lens, sizeof lens);
+  hash_stream_update(h, key, kn);
+  hash_stream_update(h, val, vn);
+}
+
+static bool checksum_run(struct work *w) {
   struct checksum_work *k = (struct checksum_work *)w;
   struct hash_stream *h = hash_stream_create();
-  dw_status *s = malloc(sizeof *s);
   dw_iter *it = NULL;
-  k->rc = h && s ? dw_iter_create(w->e, &k->ro, &it) : dw_fail_nomem(0);
+  k->rc = h ? iter_at(w->e, &k->ro, &it, &k->lsn) : dw_fail_nomem(0);
   if (k->rc == DW_OK) {
-    dw_status_get(w->e, s);
-    k->lsn = s->applied_lsn;
-    for (dw_iter_seek_first(it); dw_iter_valid(it); dw_iter_next(it), k->records++) {
-      size_t kn, vn;
-      const char *key = dw_iter_key(it, &kn), *val = dw_iter_value(it, &vn);
-      uint8_t lens[16];
-      put_u64(lens, kn);
-      put_u64(lens + 8, vn);
-      hash_stream_update(h, lens, sizeof lens);
-      hash_stream_update(h, key, kn);
-      hash_stream_update(h, val, vn);
-    }
+    for (dw_iter_seek_first(it); dw_iter_valid(it) && !atomic_load(&w->cancel); dw_iter_next(it), k->records++)
+      hash_record(h, it);
     k->rc = dw_iter_status(it);
     k->hash = hash_stream_digest(h);
     dw_iter_destroy(it);
   }
   if (k->rc) dw_error_copy(k->error, sizeof k->error);
   if (h) hash_stream_destroy(h);
-  free(s);
+  return false;
 }
 
 static void checksum_after(struct work *w) {
@@ -180,31 +196,39 @@ enum handled cmd_dw_checksum(struct conn *c, const struct cmd *cmd) {
   }
   k->w.run = checksum_run;
   k->w.after = checksum_after;
-  k->ro = c->read;
+  k->ro = read_now(c);
   work_start(c, &k->w);
   return HANDLED;
 }
 
 /* ---- DW.WAIT lsn [ms]: asks again for an in-doubt commit, by the connection's write options ---------------- */
 
+#define WAIT_SLICE_MS 50u
+#define WAIT_DEFAULT_MS 10000u
+
 struct wait_work {
   struct work w;
   dw_write_options wo;
   dw_lsn lsn;
+  uint64_t deadline_ns;
   int rc;
   char error[200];
 };
 
-static void wait_run(struct work *w) {
+/* In slices, so that the server can end and more clients than threads can wait. */
+static bool wait_run(struct work *w) {
   struct wait_work *k = (struct wait_work *)w;
+  uint64_t now = server_now_ns(), left_ms = k->deadline_ns > now ? (k->deadline_ns - now) / 1000000u : 0;
+  k->wo.timeout_ms = left_ms >= WAIT_SLICE_MS ? WAIT_SLICE_MS : (uint32_t)left_ms + 1;
   k->rc = dw_wait(w->e, k->lsn, &k->wo);
   if (k->rc) dw_error_copy(k->error, sizeof k->error);
+  return k->rc == DW_TIMEOUT && server_now_ns() < k->deadline_ns;
 }
 
 static void wait_after(struct work *w) {
   struct wait_work *k = (struct wait_work *)w;
   if (k->rc)
-    reply_rc(w->c, &w->c->out, k->rc, k->lsn, k->error);
+    reply_rc(w->c, &w->c->out, k->rc, k->rc == DW_TIMEOUT || k->rc == DW_CLOSED ? k->lsn : 0, k->error);
   else
     resp_simple(&w->c->out, "OK");
   free(k);
@@ -221,51 +245,64 @@ enum handled cmd_dw_wait(struct conn *c, const struct cmd *cmd) {
     conn_error(c, "OOM no memory");
     return HANDLED;
   }
+  if (!ms) ms = c->write.timeout_ms ? c->write.timeout_ms : WAIT_DEFAULT_MS;
   k->w.run = wait_run;
   k->w.after = wait_after;
   k->wo = c->write;
-  if (ms) k->wo.timeout_ms = (uint32_t)ms;
   k->lsn = lsn;
+  k->deadline_ns = server_now_ns() + ms * 1000000u;
   work_start(c, &k->w);
   return HANDLED;
 }
 
-/* ---- WAIT replicas ms: how many followers have this connection's last write on disk ------------------------- */
+/* ---- WAIT replicas ms: how many followers have this connection's last write ---------------------------------- */
 
-static long long followers_with(struct resp_server *s, dw_lsn lsn) {
-  dw_status *st = malloc(sizeof *st);
+/* At the level that the connection's writes ask for; on disk, unless told otherwise. */
+static long long followers_with(const struct conn *c, const dw_status *st) {
   long long n = 0;
-  if (st && dw_status_get(s->e, st) == DW_OK)
-    for (uint32_t i = 0; i < st->follower_count; i++)
-      n += st->followers[i].state != DW_PEER_DISCONNECTED && st->followers[i].state != DW_PEER_REFUSED &&
-           st->followers[i].durable_lsn >= lsn;
-  free(st);
+  for (uint32_t i = 0; i < st->follower_count; i++) {
+    const dw_follower_status *f = &st->followers[i];
+    dw_lsn has = c->write.ack == DW_ACK_RECEIVED  ? f->received_lsn
+                 : c->write.ack == DW_ACK_APPLIED ? f->applied_lsn
+                                                  : f->durable_lsn;
+    bool there = f->state == DW_PEER_CATCHING_UP || f->state == DW_PEER_STREAMING;
+    n += there && has >= c->last_lsn;
+  }
   return n;
 }
 
-bool wait_check(struct conn *c, uint64_t now_ns) {
-  long long n = followers_with(c->s, c->last_lsn);
-  if (n < (long long)c->wait_replicas && now_ns < c->wait_deadline_ns) return false;
-  c->wait_deadline_ns = UINT64_MAX;
+bool wait_check(struct conn *c, const dw_status *st, uint64_t now_ns) {
+  long long n = followers_with(c, st);
+  if (n < (long long)c->wait_replicas && now_ns < c->deadline_ns) return false;
   resp_int(&c->out, n);
   return true;
 }
 
 enum handled cmd_wait(struct conn *c, const struct cmd *cmd) {
   long long replicas, ms;
-  if (!cmd_int(cmd, 1, &replicas) || !cmd_int(cmd, 2, &ms)) {
+  if (c->s->role == DW_FOLLOWER) {
+    conn_error(c,
+               "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is "
+               "configured to be writable (which is not the default) writes to replicas are just local and are not "
+               "propagated.");
+    return HANDLED;
+  }
+  if (!cmd_int(cmd, 1, &replicas)) {
     conn_error(c, "ERR value is not an integer or out of range");
-  } else if (c->s->role == DW_FOLLOWER) {
-    conn_error(c, "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is "
-                  "configured to be writable (which is not the default) writes to replicas are just local and are not "
-                  "propagated.");
+  } else if (!cmd_int(cmd, 2, &ms) || ms > 86400000) {
+    conn_error(c, "ERR timeout is not an integer or out of range");
   } else if (ms < 0) {
     conn_error(c, "ERR timeout is negative");
   } else {
+    dw_status *st = malloc(sizeof *st);
     c->wait_replicas = replicas < 0 ? 0 : replicas > DW_MAX_ACKS ? DW_MAX_ACKS + 1 : (uint32_t)replicas;
     uint64_t now = server_now_ns();
-    c->wait_deadline_ns = ms ? now + (uint64_t)ms * 1000000u : UINT64_MAX;
-    if (!wait_check(c, now)) c->block = BLOCK_WAIT;
+    c->deadline_ns = ms ? now + (uint64_t)ms * 1000000u : UINT64_MAX;
+    if (!st || dw_status_get(c->s->e, st))
+      conn_error(c, "OOM no memory for the status");
+    else if (!wait_check(c, st, now))
+      poll_begin(c, BLOCK_WAIT);
+    free(st);
   }
   return HANDLED;
 }

@@ -1,55 +1,103 @@
 /* The inside of the RESP server, shared by resp_*.c.
  *
- *   resp_server.c    loop thread, listener, connections, completions of asynchronous writes
+ *   resp_server.c    start and stop, listener, loop thread, metrics
+ *   resp_conn.c      connections: input, commands in turn, output
+ *   resp_write.c     writes in flight, and who waits for whose keys
+ *   resp_work.c      threads for what may block
  *   resp_dispatch.c  the command table, checks that all commands share
- *   resp_string.c    GET SET MGET ...      resp_scan.c   SCAN DBSIZE KEYS
- *   resp_txn.c       MULTI EXEC            resp_info.c   INFO ROLE CONFIG CLIENT COMMAND HELLO
- *   resp_dw.c        DW.*, WAIT
+ *   resp_read.c      GET MGET EXISTS ...   resp_string.c  SET MSET DEL ...   resp_txn.c   MULTI EXEC
+ *   resp_scan.c      SCAN DBSIZE           resp_dw.c      DW.*, WAIT         resp_info.c  INFO ROLE
+ *   resp_session.c   PING HELLO CLIENT COMMAND CONFIG ...
  *
- * Everything but work items (uv_queue_work) and commit callbacks runs in the loop thread, so nothing here is locked but
- * the list of completions.
+ * Everything but commit callbacks (resp_write.c) and work items (resp_work.c) runs in the loop thread, so nothing else here is
+ * locked.
  *
- * Replies keep their order without slots: a connection goes on to its next command only if that can't overtake.
- * Plain writes (SET, MSET, EXEC, DEL) may be in flight together, because commits are answered in order; any other
- * command waits until the connection's writes have been answered (BLOCK_WRITES). A command that must look before it writes
- * (DEL's count, SET NX) waits while any connection of this server has a write of that key in flight (BLOCK_KEYS), so the
- * look and the write are one step towards the clients of this server.
+ * ORDER. A connection's replies leave in the order of its commands. Writes are sent to the engine without waiting for each
+ * other; each stands in the connection's queue until it is answered, and only the head of the queue may speak: an early failure
+ * never overtakes an earlier write that still waits for followers. Commands that are no writes wait until the queue is empty
+ * (BLOCK_WRITES), so a pipelined GET sees the SETs before it.
+ *
+ * KEYS. A command that looks before it writes (DEL's count, SET NX, EXEC) runs only while no write of its keys is in flight,
+ * so that look and write are one step to all clients of this server. Keys are counted by hash slot (KEY_SLOTS): a
+ * collision costs a wait, never a wrong answer. Whoever waits marks its slots as wanted, and nobody that comes later starts
+ * a write there, so nobody starves.
  */
 #ifndef DW_RESP_INTERNAL_H
 #define DW_RESP_INTERNAL_H
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
+#include <strings.h>
 #include <uv.h>
 
 #include "replication/cmd/resp_codec.h"
 #include "replication/cmd/resp_server.h"
 
-#define CONN_INFLIGHT_MAX 1024u   /* writes of one connection */
-#define SERVER_INFLIGHT_MAX 16384u /* of all: below the engine's own limit, so that the loop never blocks in it */
-#define SERVER_INFLIGHT_BYTES (32u << 20)
-#define OUT_SOFT (1u << 20)   /* unsent reply bytes: no more commands are read */
-#define OUT_HARD (256u << 20) /* a connection that lets this pile up (one huge reply) is dropped */
+#define CONN_INFLIGHT_MAX 1024u    /* writes and replies behind them, of one connection */
+#define SERVER_INFLIGHT_MAX 16384u /* writes of all: below the engine's own limit, so that the loop never blocks in it */
+#define SERVER_INFLIGHT_BYTES (32u << 20) /* likewise, unless it is one write alone */
+#define IN_CHUNK 65536u
+#define OUT_SOFT (1u << 20)        /* unsent reply bytes: no more commands are run */
+#define OUT_HARD (256u << 20)      /* a reply that would let more pile up is refused */
 #define KEY_SLOTS 65536u
+#define COMMANDS_MAX 64u
+#define WORK_THREADS 16u
 
-enum block { BLOCK_NONE, BLOCK_WRITES, BLOCK_KEYS, BLOCK_WORK, BLOCK_WAIT, BLOCK_ROOM };
+/* What a connection's next command waits for. */
+enum block {
+  BLOCK_NONE,
+  BLOCK_WRITES, /* the connection's queue to become empty */
+  BLOCK_KEYS,   /* others' writes of its keys */
+  BLOCK_ROOM,   /* fewer writes in flight */
+  BLOCK_WORK,   /* a work item */
+  BLOCK_WAIT,   /* WAIT: followers */
+  BLOCK_READ    /* the consistency that DW.READ ... WAIT asked for */
+};
+
+struct pending_write;
+struct work;
 
 struct conn {
   struct resp_server *s;
   uv_tcp_t tcp;
   struct conn *prev, *next;
-  uint64_t id;
-  unsigned refs; /* handle, writes in flight, work items */
-  bool closing, quit, reading, dirty;
+  uint64_t id, since_ns;
+  unsigned refs; /* its handle, each queue entry, a work item, a socket write */
+  bool closing, quit, eof, reading;
+  bool stalled; /* commands wait until replies have been sent */
   char peer[DW_ADDRESS_BYTES], name[64];
 
+  /* input */
   struct buf in;
   size_t in_used; /* bytes of `in` that are dealt with */
   struct resp_parser parser;
-  struct buf out;      /* replies not yet given to the socket */
-  size_t out_sending;  /* bytes given to it */
+  bool parsed;         /* the parser holds a command that has not run yet... */
+  size_t parsed_bytes; /* ... and it has this many bytes */
+  const char *parse_error; /* the input ends in this, once its turn comes */
+
+  /* output */
+  struct buf out;     /* replies not yet given to the socket */
+  size_t out_sending; /* bytes given to it */
+  bool dirty;
+  struct conn *dirty_next;
+
+  /* queue of writes, and of replies that must not overtake them */
+  struct pending_write *queue_head, **queue_tail;
+  unsigned inflight; /* entries */
+  size_t queue_bytes; /* of replies in it */
+
   enum block block;
-  unsigned inflight;
+  struct conn *wait_prev, *wait_next; /* BLOCK_KEYS, BLOCK_ROOM: in order of arrival */
+  uint32_t *wants;                    /* slots that it marked */
+  size_t want_count;
+  struct conn *poll_prev, *poll_next; /* BLOCK_WAIT, BLOCK_READ: looked at by the timer */
+  uint64_t deadline_ns;               /* of these; UINT64_MAX: none, 0: not set */
+  uint32_t wait_replicas;
+  struct work *work; /* BLOCK_WORK */
+  bool strong_done;  /* DW.READ STRONG: the primary's commit_lsn has been reached for the command at hand... */
+  int strong_rc;     /* ... or not, and why */
+  char strong_error[200];
 
   dw_read_options read;
   dw_write_options write;
@@ -58,20 +106,19 @@ struct conn {
   bool multi, multi_bad;
   struct buf multi_bytes; /* queued commands: argc:u32 (n:u32 bytes)* */
   uint32_t multi_count;
-
-  /* WAIT */
-  uint64_t wait_deadline_ns; /* UINT64_MAX: none */
-  uint32_t wait_replicas;
 };
 
-/* One write in flight. */
+/* One entry of a connection's queue: a write in flight, or a reply that must not overtake those before it. */
 struct pending_write {
-  struct pending_write *next;
+  struct pending_write *next;      /* in the queue */
+  struct pending_write *done_next; /* on the stack of completions */
   struct conn *c;
+  bool done;
   int rc;
   dw_lsn lsn;
-  char error[200];
-  struct buf reply;  /* sent on DW_OK */
+  char *error;         /* with rc; NULL: no memory for it */
+  struct buf reply;    /* sent on DW_OK; empty: +OK */
+  uint32_t one_slot;   /* key_slots points here for one key */
   uint32_t *key_slots; /* counted in server.key_inflight */
   size_t key_count;
   size_t bytes;
@@ -83,6 +130,10 @@ struct scan_cursor {
   struct buf key; /* where to go on */
 };
 
+struct conn_list {
+  struct conn *head, *tail;
+};
+
 struct resp_server {
   dw_engine *e;
   struct resp_options opt;
@@ -90,10 +141,10 @@ struct resp_server {
   uv_loop_t loop;
   uv_tcp_t listener;
   uv_async_t wake;
-  uv_timer_t timer;
+  uv_timer_t timer; /* runs only while somebody is in `polling` */
   uv_check_t check;
   pthread_t thread;
-  bool running, stopping;
+  bool stopping;
   atomic_bool stop;
   uint16_t port;
   char run_id[41];
@@ -102,19 +153,26 @@ struct resp_server {
   struct conn *conns;
   uint64_t next_id;
   uint32_t conn_count;
-  unsigned inflight;
-  size_t inflight_bytes;
-  unsigned waiters; /* connections in BLOCK_KEYS or BLOCK_ROOM */
-  uint16_t key_inflight[KEY_SLOTS];
+  struct conn *dirty;
+  struct conn_list waiting, polling;
+  unsigned waiting_count, room_waiters, polling_count;
+  struct buf spare_in; /* an idle connection has no input buffer; this one goes round */
+  dw_batch *batch;     /* for one write at a time; likewise */
 
-  pthread_mutex_t mu; /* guards done_* only */
-  struct pending_write *done_head, **done_tail;
-  bool wake_sent;
+  unsigned inflight; /* writes at the engine */
+  size_t inflight_bytes;
+  bool look_again; /* a wanted slot lost a write */
+  uint32_t key_inflight[KEY_SLOTS], key_wanted[KEY_SLOTS];
+  _Atomic(struct pending_write *) done; /* stack of completions, pushed by engine threads */
+  atomic_uint in_callback;              /* engine threads that may still touch this server */
+
+  struct work_pool *pool;
 
   struct scan_cursor cursors[SCAN_CURSORS];
   uint64_t next_cursor;
 
-  atomic_uint_fast64_t m_conns, m_conns_total, m_rejected, m_commands, m_errors, m_reads, m_writes, m_stale, m_indoubt;
+  atomic_uint_fast64_t m_conns, m_conns_total, m_rejected, m_errors, m_reads, m_writes, m_stale, m_indoubt, m_unknown;
+  atomic_uint_fast64_t m_calls[COMMANDS_MAX]; /* as resp_commands */
 };
 
 /* A command as handlers see it. */
@@ -130,59 +188,104 @@ bool cmd_int(const struct cmd *, size_t i, long long *v); /* whole argument, dec
 
 /* What a handler did. */
 enum handled {
-  HANDLED,     /* replied into c->out, or an asynchronous reply is on its way */
-  HANDLE_LATER /* nothing was done: c->block says what it waits for; the command is run again */
+  HANDLED,     /* replied into c->out, or an answer is on its way */
+  HANDLE_LATER /* nothing was done: c->block says what it waits for; the command runs again */
 };
 typedef enum handled (*cmd_fn)(struct conn *, const struct cmd *);
 
 enum cmd_flags {
-  CMD_WRITE = 1,    /* -READONLY on a follower */
-  CMD_PIPELINE = 2, /* may run while writes of this connection are in flight */
-  CMD_NO_MULTI = 4, /* runs at once even inside MULTI */
-  CMD_IN_MULTI_BAD = 8 /* not allowed inside MULTI */
+  CMD_WRITE = 1,     /* -READONLY on a follower */
+  CMD_PIPELINE = 2,  /* may run while the connection's queue is not empty */
+  CMD_NO_MULTI = 4,  /* runs at once even inside MULTI */
+  CMD_BAD_MULTI = 8, /* not allowed inside MULTI */
+  CMD_READ = 16      /* meets the connection's consistency first */
 };
 struct cmd_spec {
   const char *name;
+  size_t name_n;
   int arity; /* as Redis: negative means at least */
   unsigned flags;
   cmd_fn fn;
-  int first_key, last_key, key_step; /* for COMMAND */
+  int first_key, last_key, key_step; /* for COMMAND, EXEC */
 };
 extern const struct cmd_spec resp_commands[];
 extern const size_t resp_command_count;
 const struct cmd_spec *resp_find(const uint8_t *name, size_t n);
 
-/* resp_dispatch.c: runs one parsed command. */
+static inline void count_up(atomic_uint_fast64_t *m) { atomic_fetch_add_explicit(m, 1, memory_order_relaxed); }
+
+/* ---- resp_dispatch.c --------------------------------------------------------------------------- */
+
+/* Runs one parsed command. */
 enum handled resp_dispatch(struct conn *, const struct cmd *);
 /* An engine error as a reply. */
 void reply_rc(struct conn *, struct buf *out, int rc, dw_lsn lsn, const char *message);
 void conn_error(struct conn *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The options of a read that happens now: no waiting in the loop; STRONG has been met by then. */
+dw_read_options read_now(const struct conn *);
+/* DW_STALE, and time is left to wait for it: true, and the handler returns HANDLE_LATER. */
+bool read_later(struct conn *, int rc);
 
-/* resp_server.c */
-void conn_resume(struct conn *);  /* look again: the block may be gone */
+/* ---- resp_conn.c ------------------------------------------------------------------------------- */
+
+void conn_accept(struct resp_server *, uv_stream_t *listener);
 void conn_drop(struct conn *);
-uint64_t server_now_ns(void);
-/* Is any of the keys being written by somebody? Then c->block = BLOCK_KEYS. */
-bool keys_busy(struct conn *, const struct cmd *, size_t first, size_t step);
-/* Sends the batch as one commit; `reply` is taken over and sent if it succeeds. Keys: every step-th argument from first on.
+void conn_unref(struct conn *);
+void conn_dirty(struct conn *);
+void conn_resume(struct conn *); /* the block is gone: go on */
+dw_read_options conn_default_read(const struct resp_server *); /* of a new connection */
+void flush_dirty(struct resp_server *);
+void flush_out(struct conn *);
+void set_block(struct conn *, enum block);
+
+/* ---- resp_write.c ------------------------------------------------------------------------------ */
+
+/* May the command touch these keys (every step-th argument from first on, count of them)? exclusive: no write of them may be
+ * in flight. False: c->block is BLOCK_KEYS. */
+bool keys_free(struct conn *, const struct cmd *, size_t first, size_t step, size_t count, bool exclusive);
+/* Sends the batch as one commit; `reply` (NULL or empty: +OK) is taken over and sent if it succeeds. Keys as above.
  * False with c->block set: no room, run the command again. */
 bool write_start(struct conn *, const dw_batch *, struct buf *reply, const struct cmd *, size_t first, size_t step,
                  size_t count);
-/* Runs `work` off the loop, then `after` in it (which must end the block). */
+/* The server's one batch, empty. NULL: no memory. */
+dw_batch *batch_take(struct resp_server *);
+void batch_done(struct resp_server *);
+/* A reply that waits for its turn behind the queue; taken over. */
+void queue_reply(struct conn *, struct buf *reply);
+void writes_completed(struct resp_server *); /* after a wake-up */
+void stop_waiting(struct conn *);            /* its block is gone, or it is */
+void queue_free(struct conn *);
+
+/* ---- resp_work.c ------------------------------------------------------------------------------- */
+
+/* Runs `run` in another thread, then `after` in the loop. */
 struct work {
-  uv_work_t req;
+  struct work *next;
   struct conn *c;
-  void (*run)(struct work *);   /* worker thread: engine and its own fields only */
-  void (*after)(struct work *); /* loop; the connection may be closing: writes to c->out are harmless. Frees the work */
   dw_engine *e;
+  atomic_bool cancel; /* nobody wants the result: run should end soon */
+  /* Worker thread; touches the engine and its own fields only. True: not finished, run me again after others. */
+  bool (*run)(struct work *);
+  void (*after)(struct work *); /* loop; the connection may be closing, then replies go nowhere. Frees the work */
 };
+int work_pool_start(struct resp_server *);
+void work_pool_stop(struct resp_server *); /* nothing may be under way */
 void work_start(struct conn *, struct work *);
+void work_completed(struct resp_server *); /* after a wake-up */
+bool work_busy(struct resp_server *);
 
-/* reads */
-bool read_may_wait(const struct conn *); /* then reads go through a work item */
-int read_key(struct conn *, const uint8_t *key, size_t n, dw_value *);
+/* ---- resp_server.c ----------------------------------------------------------------------------- */
 
-/* handlers */
+uint64_t server_now_ns(void);
+void poll_begin(struct conn *, enum block); /* the timer looks at it from now on */
+void poll_end(struct conn *);
+
+void scan_cursors_free(struct resp_server *);
+/* WAIT: answers if it can; true if answered. */
+bool wait_check(struct conn *, const dw_status *, uint64_t now_ns);
+void txn_leave(struct conn *); /* MULTI is over */
+
+/* ---- handlers ---------------------------------------------------------------------------------- */
 #define HANDLER(name) enum handled name(struct conn *, const struct cmd *)
 HANDLER(cmd_get);
 HANDLER(cmd_mget);
@@ -199,6 +302,8 @@ HANDLER(cmd_dbsize);
 HANDLER(cmd_multi);
 HANDLER(cmd_exec);
 HANDLER(cmd_discard);
+HANDLER(cmd_watch);
+HANDLER(cmd_unwatch);
 HANDLER(cmd_ping);
 HANDLER(cmd_echo);
 HANDLER(cmd_select);
@@ -220,9 +325,5 @@ HANDLER(cmd_dw_status);
 HANDLER(cmd_dw_checksum);
 HANDLER(cmd_dw_wait);
 #undef HANDLER
-
-void scan_cursors_free(struct resp_server *);
-/* WAIT: answers if it can; true if answered. */
-bool wait_check(struct conn *, uint64_t now_ns);
 
 #endif

@@ -1,13 +1,15 @@
 /* SCAN and DBSIZE.
  *
- * Keys are ordered, so a scan is a walk and a cursor is the key to go on at: every key that is there throughout a scan is
- * returned exactly once, whatever is written meanwhile, which is more than Redis promises. Clients expect a decimal cursor, so
- * the server keeps a bounded table from number to key; the oldest entry gives way, and a cursor that is not known (any more) is
- * an error rather than a scan with holes.
+ * Keys are ordered, so a scan is a walk and a cursor is the key to go on at: every key that is there throughout a scan
+ * is returned exactly once, whatever is written meanwhile, which is more than Redis promises. Clients expect a decimal
+ * cursor, so the server keeps a bounded table from number to key; the oldest entry gives way, and a cursor that is not
+ * known (any more) is an error rather than a scan with holes. A call looks at COUNT keys at most, matching or not.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "replication/cmd/resp_glob.h"
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
@@ -15,58 +17,6 @@
 
 void scan_cursors_free(struct resp_server *s) {
   for (size_t i = 0; i < SCAN_CURSORS; i++) buf_free(&s->cursors[i].key);
-}
-
-/* Glob matching as Redis does it: * ? [a-z] [^a-z] and backslash. Iterative in *, so a hostile pattern costs
- * pattern x text at most. */
-static bool match_class(const uint8_t **pp, const uint8_t *pe, uint8_t c) {
-  const uint8_t *p = *pp + 1;
-  bool negate = p < pe && *p == '^', hit = false;
-  if (negate) p++;
-  for (; p < pe && *p != ']'; p++) {
-    if (*p == '\\' && p + 1 < pe) {
-      hit |= *++p == c;
-    } else if (p + 2 < pe && p[1] == '-') {
-      uint8_t lo = p[0] < p[2] ? p[0] : p[2], hi = p[0] < p[2] ? p[2] : p[0];
-      hit |= c >= lo && c <= hi;
-      p += 2;
-    } else {
-      hit |= *p == c;
-    }
-  }
-  *pp = p < pe ? p + 1 : pe;
-  return hit != negate;
-}
-
-static bool glob(const uint8_t *p, size_t pn, const uint8_t *t, size_t tn) {
-  const uint8_t *pe = p + pn, *te = t + tn, *star = NULL, *star_t = NULL;
-  for (;;) {
-    if (p < pe && *p == '*') {
-      star = ++p;
-      star_t = t;
-      continue;
-    }
-    if (t == te) {
-      while (p < pe && *p == '*') p++;
-      return p == pe;
-    }
-    bool hit = false;
-    if (p < pe && *p == '[') {
-      hit = match_class(&p, pe, *t);
-    } else if (p < pe) {
-      bool escaped = *p == '\\' && p + 1 < pe;
-      if (escaped) p++;
-      hit = (!escaped && *p == '?') || *p == *t;
-      p++;
-    }
-    if (hit) {
-      t++;
-    } else {
-      if (!star) return false;
-      p = star;
-      t = ++star_t;
-    }
-  }
 }
 
 static struct scan_cursor *find_cursor(struct resp_server *s, uint64_t id) {
@@ -123,7 +73,7 @@ static int collect(dw_iter *it, const struct scan_options *o, struct buf *keys, 
   for (long long looked = 0; rc == DW_OK && looked < o->count && dw_iter_valid(it); looked++, dw_iter_next(it)) {
     size_t n;
     const char *key = dw_iter_key(it, &n);
-    if (!o->strings || (o->match && !glob(o->match, o->match_n, (const uint8_t *)key, n))) continue;
+    if (!o->strings || (o->match && !resp_glob(o->match, o->match_n, key, n))) continue;
     rc = resp_bulk(keys, key, n);
     ++*found;
   }
@@ -140,11 +90,10 @@ enum handled cmd_scan(struct conn *c, const struct cmd *cmd) {
     conn_error(c, "%s", o.error);
     return HANDLED;
   }
-  dw_read_options ro = c->read;
-  ro.wait_ms = 0; /* the loop does not wait; STRONG and SESSION look at what is here */
-  if (ro.consistency == DW_STRONG) ro.consistency = DW_EVENTUAL;
+  dw_read_options ro = read_now(c);
   dw_iter *it;
   int rc = dw_iter_create(c->s->e, &ro, &it);
+  if (read_later(c, rc)) return HANDLE_LATER;
   if (rc) {
     reply_rc(c, &c->out, rc, 0, dw_last_error());
     return HANDLED;
@@ -179,24 +128,35 @@ enum handled cmd_scan(struct conn *c, const struct cmd *cmd) {
 
 struct count_work {
   struct work w;
+  dw_read_options ro;
   long long count;
+  int rc;
+  char error[200];
 };
 
-static void count_run(struct work *w) {
+static bool count_run(struct work *w) {
   struct count_work *k = (struct count_work *)w;
   dw_iter *it;
-  if (dw_iter_create(w->e, NULL, &it)) return;
-  for (dw_iter_seek_first(it); dw_iter_valid(it) && k->count <= DBSIZE_EXACT; dw_iter_next(it)) k->count++;
-  dw_iter_destroy(it);
-  if (k->count <= DBSIZE_EXACT) return;
-  dw_status s;
-  dw_status_get(w->e, &s);
-  if ((long long)s.approximate_keys > k->count) k->count = (long long)s.approximate_keys;
+  k->rc = dw_iter_create(w->e, &k->ro, &it);
+  if (k->rc == DW_OK) {
+    for (dw_iter_seek_first(it); dw_iter_valid(it) && k->count <= DBSIZE_EXACT; dw_iter_next(it)) k->count++;
+    k->rc = dw_iter_status(it);
+    dw_iter_destroy(it);
+  }
+  dw_status *s = k->rc == DW_OK && k->count > DBSIZE_EXACT ? malloc(sizeof *s) : NULL;
+  if (s && dw_status_get(w->e, s) == DW_OK && (long long)s->approximate_keys > k->count)
+    k->count = (long long)s->approximate_keys;
+  free(s);
+  if (k->rc) snprintf(k->error, sizeof k->error, "%s", dw_last_error());
+  return false;
 }
 
 static void count_after(struct work *w) {
   struct count_work *k = (struct count_work *)w;
-  resp_int(&w->c->out, k->count);
+  if (k->rc)
+    reply_rc(w->c, &w->c->out, k->rc, 0, k->error);
+  else if (resp_int(&w->c->out, k->count))
+    conn_drop(w->c);
   free(k);
 }
 
@@ -209,6 +169,7 @@ enum handled cmd_dbsize(struct conn *c, const struct cmd *cmd) {
   }
   k->w.run = count_run;
   k->w.after = count_after;
+  k->ro = read_now(c);
   work_start(c, &k->w);
   return HANDLED;
 }

@@ -6,26 +6,33 @@
 
 struct resp_options {
   const char *listen;        /* "host:port", port 0: any */
-  uint64_t max_staleness_ms; /* default bound of reads on a follower; 0: none (EVENTUAL) */
+  uint64_t max_staleness_ms; /* default bound of reads on a follower; 0 or UINT64_MAX: none (EVENTUAL) */
   uint32_t max_clients;      /* 0: 10000 */
   dw_log_fn log;             /* may be NULL */
   void *log_arg;
 };
 
+#define RESP_METRICS_COMMANDS 64
 struct resp_metrics {
   uint64_t connections;       /* open now */
   uint64_t connections_total; /* accepted since start */
   uint64_t rejected_total;    /* over max_clients */
   uint64_t commands_total, errors_total;
   uint64_t reads_total, writes_total, stale_total, indoubt_total;
+  struct {
+    const char *name; /* static, lower case */
+    uint64_t calls;
+  } by_command[RESP_METRICS_COMMANDS]; /* those that were called */
+  unsigned command_count;
 };
 
 struct resp_server;
 
-/* DW_OK, DW_INVALID (address), DW_IO (can't bind: the message names the address), DW_NO_MEMORY. */
+/* The engine must outlive the server. `listen` is borrowed for the call.
+ * DW_OK, DW_INVALID (address), DW_IO (can't bind: the message names the address), DW_NO_MEMORY. */
 int resp_server_start(dw_engine *, const struct resp_options *, struct resp_server **);
 uint16_t resp_server_port(const struct resp_server *);
-/* Closes connections (replies that are ready are sent), joins the thread. Before dw_close. */
+/* Closes connections (replies that are ready are sent), waits for writes in flight, joins its threads. Before dw_close. */
 void resp_server_stop(struct resp_server *);
 void resp_server_metrics(struct resp_server *, struct resp_metrics *); /* any thread */
 
