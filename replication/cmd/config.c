@@ -1,348 +1,471 @@
-/* The table of settings and its readers; see config.h. */
+/* Flags and file of a daemon.
+ *
+ *   argv  --\
+ *            > values: for each option the text that counts and where it stands --> checked, stored --> struct config
+ *   file  --/           (a flag beats the file)                                     cross checks
+ *
+ * Nothing stops at the first mistake: each one becomes a line of `errors` that names the flag, or the file and line,
+ * quotes the text and says what is allowed. A mistake is reported once: an option that was given wrongly is not also
+ * "missing".
+ */
 #include "replication/cmd/config.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <stddef.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "replication/address.h"
+#include "replication/cmd/text.h"
+#include "wal/base/status.h"
 
-enum kind { TEXT, ADDRESS, NUMBER, SIZE, DURATION, CHOICE, INTEGER };
-enum who { BOTH, PRIMARY, FOLLOWER };
+#define OPTIONS_MAX 40
+#define FILE_LINE_MAX 4096
+#define FILE_LINES_MAX 10000
 
-/* Values of choices: "name=number,...". */
-static const char modes[] = "async=1,semi-sync=2,sync=3";
-static const char acks[] = "received=1,durable=2,applied=3";
-static const char durabilities[] = "os=1,disk=2";
-static const char levels[] = "debug=0,info=1,warn=2,error=3";
+struct given {
+  unsigned flag, line; /* times given as a flag; line in the file, 0: not there */
+  bool bad;
+};
 
-struct setting {
+struct loading {
+  struct config *c;
+  enum daemon_kind kind;
+  struct buf *errors;
+  bool failed, no_memory;
+  struct given given[OPTIONS_MAX];
+  const char *flag_value[OPTIONS_MAX];
+};
+
+/* Where a value stands, as the start of an error line. */
+struct place {
+  const char *file; /* NULL: a flag */
+  unsigned line;
   const char *name;
-  enum who who;
-  enum kind kind;
-  size_t offset;     /* in struct config */
-  unsigned width;    /* bytes of the field, for numbers */
-  uint64_t min, max; /* numbers */
-  const char *choices;
-  const char *arg, *help;
 };
 
-#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
-static const struct setting settings[] = {
-    {"data", BOTH, TEXT, FIELD(data), 0, 0, NULL, "DIR", "data directory, made if missing (required)"},
-    {"listen", PRIMARY, ADDRESS, FIELD(engine.listen), 0, 0, NULL, "HOST:PORT", "followers connect here"},
-    {"primary", FOLLOWER, ADDRESS, FIELD(engine.primary), 0, 0, NULL, "HOST:PORT", "the primary to follow (required)"},
-    {"listen", FOLLOWER, ADDRESS, FIELD(engine.listen), 0, 0, NULL, "HOST:PORT", "serve the log to further followers here"},
-    {"resp", BOTH, ADDRESS, FIELD(resp), 0, 0, NULL, "HOST:PORT", "Redis clients connect here"},
-    {"http", BOTH, ADDRESS, FIELD(http), 0, 0, NULL, "HOST:PORT", "/metrics /healthz /readyz /status"},
-    {"node-id", BOTH, NUMBER, FIELD(engine.node_id), 1, UINT64_MAX, NULL, "N", "unique in the cluster (default: drawn once, kept in DIR)"},
-    {"region", BOTH, TEXT, FIELD(engine.region), 0, 0, NULL, "NAME", "shown in status and metrics, at most 31 bytes"},
-    {"mode", PRIMARY, CHOICE, FIELD(engine.mode), 0, 0, modes, "MODE", "async, semi-sync or sync (default async)"},
-    {"acks", PRIMARY, NUMBER, FIELD(engine.acks), 1, DW_MAX_ACKS, NULL, "N", "followers to wait for (default 1)"},
-    {"ack", PRIMARY, CHOICE, FIELD(engine.ack), 0, 0, acks, "LEVEL", "received, durable or applied (default durable)"},
-    {"ack-timeout", PRIMARY, DURATION, FIELD(engine.ack_timeout_ms), 1, 86400000, NULL, "MS", "wait for acks (default 10s)"},
-    {"durability", PRIMARY, CHOICE, FIELD(engine.durability), 0, 0, durabilities, "LEVEL", "disk or os (default disk)"},
-    {"max-staleness", FOLLOWER, DURATION, FIELD(max_staleness_ms), 1, UINT64_MAX / 2000000, NULL, "MS",
-     "default bound of reads, and of /readyz (default: none)"},
-    {"sync-interval", BOTH, DURATION, FIELD(engine.sync_interval_ms), 1, 3600000, NULL, "MS", "background sync of os-durable writes (default 1s)"},
-    {"segment-bytes", BOTH, SIZE, FIELD(engine.segment_bytes), 65536, 4ull << 30, NULL, "SIZE", "size of a log segment (default 64MiB)"},
-    {"retain-bytes", BOTH, SIZE, FIELD(engine.retain_bytes), 0, UINT64_MAX, NULL, "SIZE", "log kept for followers that are away (default 1GiB)"},
-    {"retain", BOTH, DURATION, FIELD(engine.retain_ms), 0, UINT64_MAX / 2000000, NULL, "MS", "... and for how long (default 24h)"},
-    {"block-cache", BOTH, SIZE, FIELD(engine.block_cache_bytes), 0, 1ull << 40, NULL, "SIZE", "RocksDB block cache (default 64MiB)"},
-    {"memtable", BOTH, SIZE, FIELD(engine.memtable_bytes), 65536, 16ull << 30, NULL, "SIZE", "RocksDB write buffer (default 64MiB)"},
-    {"zstd-level", PRIMARY, INTEGER, FIELD(engine.zstd_level), 0, 0, NULL, "N", "-5 to 19, 0: do not compress (default 1)"},
-    {"heartbeat", BOTH, DURATION, FIELD(engine.heartbeat_ms), 10, 60000, NULL, "MS", "heartbeats and staleness probes (default 500)"},
-    {"peer-timeout", BOTH, DURATION, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL, "MS", "a silent peer is disconnected (default 5s)"},
-    {"max-clients", BOTH, NUMBER, FIELD(max_clients), 1, 1000000, NULL, "N", "Redis clients at once (default 10000)"},
-    {"log-level", BOTH, CHOICE, FIELD(log_level), 0, 0, levels, "LEVEL", "debug, info, warn or error (default info)"},
-    {"log-file", BOTH, TEXT, FIELD(log_file), 0, 0, NULL, "FILE", "instead of stderr; SIGHUP reopens it"},
-    {"config", BOTH, TEXT, FIELD(config_file), 0, 0, NULL, "FILE", "settings as lines `name = value`; flags win"},
-};
-#define SETTINGS (sizeof settings / sizeof *settings)
-
-static bool applies(const struct setting *s, dw_role role) {
-  return s->who == BOTH || s->who == (role == DW_PRIMARY ? PRIMARY : FOLLOWER);
+static void complain(struct loading *l, const struct place *at, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void complain(struct loading *l, const struct place *at, const char *fmt, ...) {
+  char head[600] = "", text[900];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(text, sizeof text, fmt, ap);
+  va_end(ap);
+  if (at && at->file)
+    snprintf(head, sizeof head, "%.400s:%u: %.100s%s", at->file, at->line, at->name ? at->name : "",
+             at->name ? ": " : "");
+  else if (at)
+    snprintf(head, sizeof head, "--%.100s: ", at->name);
+  text_printable(text);
+  text_printable(head);
+  l->failed = true;
+  if (buf_append(l->errors, head, strlen(head)) || buf_append(l->errors, text, strlen(text)) ||
+      buf_append(l->errors, "\n", 1))
+    l->no_memory = true;
 }
 
-static const struct setting *find(const struct config *c, const char *name) {
-  for (size_t i = 0; i < SETTINGS; i++)
-    if (applies(&settings[i], c->role) && strcmp(settings[i].name, name) == 0) return &settings[i];
-  return NULL;
+const char *config_program(enum daemon_kind kind) {
+  return kind == DAEMON_PRIMARY ? "dabbawal-primary" : "dabbawal-follower";
 }
 
-/* ---- values -------------------------------------------------------------------------------------- */
-
-struct unit {
-  const char *name;
-  uint64_t factor;
-};
-static const struct unit sizes[] = {{"", 1},           {"B", 1},           {"K", 1 << 10},   {"KB", 1 << 10},   {"KiB", 1 << 10},
-                                    {"M", 1 << 20},    {"MB", 1 << 20},    {"MiB", 1 << 20}, {"G", 1 << 30},    {"GB", 1 << 30},
-                                    {"GiB", 1 << 30},  {"T", 1ull << 40},  {"TiB", 1ull << 40}, {NULL, 0}};
-static const struct unit durations[] = {{"", 1}, {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
-static const struct unit plain[] = {{"", 1}, {NULL, 0}};
-
-static bool parse_number(const char *text, const struct unit *units, uint64_t *out) {
-  char *end;
-  if (!isdigit((unsigned char)*text)) return false;
-  errno = 0;
-  uint64_t v = strtoull(text, &end, 10);
-  if (errno) return false;
-  for (; units->name; units++) {
-    if (strcasecmp(end, units->name) != 0) continue;
-    if (v > UINT64_MAX / units->factor) return false;
-    *out = v * units->factor;
-    return true;
+static size_t find_option(const char *name, size_t n) {
+  for (size_t i = 0; i < option_count; i++) {
+    const struct option *o = &option_table[i];
+    if ((strlen(o->name) == n && memcmp(o->name, name, n) == 0) ||
+        (o->alias && strlen(o->alias) == n && memcmp(o->alias, name, n) == 0))
+      return i;
   }
-  return false;
+  return option_count;
 }
 
-static bool parse_choice(const char *choices, const char *value, uint64_t *out) {
-  size_t n = strlen(value);
-  for (const char *p = choices; n && *p;) {
-    const char *eq = strchr(p, '=');
-    if ((size_t)(eq - p) == n && strncmp(p, value, n) == 0) {
-      *out = strtoull(eq + 1, NULL, 10);
+/* What to say about a name that is not in the table, or is the other program's. */
+static void unknown(struct loading *l, const struct place *at, const char *name, size_t i) {
+  const char *dashes = at ? "" : "--";
+  if (i < option_count) {
+    enum daemon_kind other = l->kind == DAEMON_PRIMARY ? DAEMON_FOLLOWER : DAEMON_PRIMARY;
+    complain(l, at, "%s%s is an option of %s, not of %s", dashes, name, config_program(other), config_program(l->kind));
+    return;
+  }
+  const char *meant = NULL;
+  for (size_t j = 0; j < option_count && !meant; j++)
+    if ((option_table[j].kinds & l->kind) && close_spelling(name, option_table[j].name)) meant = option_table[j].name;
+  if (meant)
+    complain(l, at, "unknown option %s%.80s: did you mean %s%s?", dashes, name, dashes, meant);
+  else
+    complain(l, at, "unknown option %s%.80s", dashes, name);
+}
+
+/* ---- one value --------------------------------------------------------------------------------- */
+
+static void store_number(struct config *c, const struct option *o, uint64_t v) {
+  void *field = (char *)c + o->offset;
+  if (o->width == 8) {
+    memcpy(field, &v, 8);
+  } else {
+    uint32_t v32 = (uint32_t)v;
+    memcpy(field, &v32, 4);
+  }
+}
+
+static bool store_string(struct loading *l, const struct option *o, char *s) {
+  char **field = (char **)(void *)((char *)l->c + o->offset);
+  if (!s) {
+    l->no_memory = true;
+    return false;
+  }
+  free(*field);
+  *field = s;
+  return true;
+}
+
+static bool word_value(const struct option *o, const char *text, uint64_t *v, char *all, size_t cap) {
+  size_t n = 0;
+  all[0] = 0;
+  for (const struct option_word *w = o->words; w->word; w++) {
+    if (strcmp(w->word, text) == 0) {
+      *v = w->value;
       return true;
     }
-    p = strchr(eq, ',');
-    if (!p) break;
-    p++;
+    n += (size_t)snprintf(all + n, cap - n, "%s%s", n == 0 ? "" : w[1].word ? ", " : " or ", w->word);
   }
   return false;
 }
 
-static void store_number(struct config *c, const struct setting *s, uint64_t v) {
-  void *field = (char *)c + s->offset;
-  uint32_t narrow = (uint32_t)v;
-  if (s->width == 8)
-    memcpy(field, &v, 8);
-  else
-    memcpy(field, &narrow, 4);
+static void show_value(const struct option *o, uint64_t v, char *out, size_t cap) {
+  static const struct {
+    const char *unit;
+    uint64_t factor;
+  } sizes[] = {{"GiB", 1u << 30}, {"MiB", 1u << 20}, {"KiB", 1u << 10}},
+    times[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}};
+  snprintf(out, cap, "%llu%s", (unsigned long long)v, o->type == OPTION_TIME ? "ms" : "");
+  for (size_t i = 0; o->type == OPTION_SIZE && v && i < 3; i++)
+    if (v % sizes[i].factor == 0) {
+      snprintf(out, cap, "%llu%s", (unsigned long long)(v / sizes[i].factor), sizes[i].unit);
+      return;
+    }
+  for (size_t i = 0; o->type == OPTION_TIME && v && i < 4; i++)
+    if (v % times[i].factor == 0) {
+      snprintf(out, cap, "%llu%s", (unsigned long long)(v / times[i].factor), times[i].unit);
+      return;
+    }
 }
 
-static bool store_text(struct config *c, const struct setting *s, const char *text) {
-  char *copy = strdup(text);
-  if (!copy || c->owned_count == sizeof c->owned / sizeof *c->owned) {
-    free(copy);
+static bool take_amount(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  bool size = o->type == OPTION_SIZE;
+  uint64_t v, min = (uint64_t)o->min;
+  if (!(size ? parse_size(text, &v) : parse_duration_ms(text, &v))) {
+    complain(l, at, "'%.200s' is not a %s", text,
+             size ? "size like 4096, 512KiB, 64MiB or 1GiB" : "time like 500 (milliseconds), 10s, 5m or 24h");
     return false;
   }
-  c->owned[c->owned_count++] = copy;
-  memcpy((char *)c + s->offset, &copy, sizeof copy);
+  if (v < min || v > o->max) {
+    char low[32], high[32];
+    show_value(o, min, low, sizeof low);
+    show_value(o, o->max, high, sizeof high);
+    complain(l, at, "'%.200s' is out of bounds: %s to %s allowed", text, low, high);
+    return false;
+  }
+  store_number(l->c, o, v);
   return true;
 }
 
-/* "7400" and ":7400" mean this machine only. */
-static bool store_address(struct config *c, const struct setting *s, const char *value, char *why, size_t cap) {
-  char text[300];
-  bool port_only = *value && strspn(value, "0123456789") == strlen(value);
-  snprintf(text, sizeof text, "%s%s", port_only ? "127.0.0.1:" : *value == ':' ? "127.0.0.1" : "", value);
-  struct address a;
-  if (address_parse(text, &a)) {
-    snprintf(why, cap, "%s", dw_last_error());
+static bool take_number(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  bool minus = o->min < 0 && *text == '-';
+  uint64_t v, low = o->min < 0 ? 0 : (uint64_t)o->min;
+  if (!parse_number(text + minus, low, minus ? (uint64_t)-o->min : o->max, &v)) {
+    complain(l, at, "'%.200s' is not a number from %lld to %llu", text, (long long)o->min, (unsigned long long)o->max);
     return false;
   }
-  return store_text(c, s, text);
+  store_number(l->c, o, minus ? 0 - v : v);
+  return true;
 }
 
-static bool store(struct config *c, const struct setting *s, const char *value, char *why, size_t cap) {
+static bool take_address(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  char *address = parse_address(text);
+  if (!address) {
+    complain(l, at, "%s", dw_last_error());
+    return false;
+  }
+  size_t n = strlen(address);
+  if (o->min > 0 &&
+      (strspn(strrchr(address, ':') + 1, "0") == strlen(strrchr(address, ':') + 1) || address[0] == '*')) {
+    complain(l, at, "'%.200s': a host and a port to connect to are needed", text);
+    free(address);
+    return false;
+  }
+  if (n >= DW_ADDRESS_BYTES) {
+    complain(l, at, "'%.200s' is longer than %d bytes", text, DW_ADDRESS_BYTES - 1);
+    free(address);
+    return false;
+  }
+  return store_string(l, o, address);
+}
+
+static bool take_text(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  if (o->type == OPTION_PATH && !*text) {
+    complain(l, at, "the name is empty");
+    return false;
+  }
+  if (o->type == OPTION_TEXT && strlen(text) > o->max) {
+    complain(l, at, "'%.200s' is longer than %llu bytes", text, (unsigned long long)o->max);
+    return false;
+  }
+  if (o->type == OPTION_TEXT && !text_is_utf8(text, strlen(text))) {
+    complain(l, at, "'%.200s' is not UTF-8 text", text);
+    return false;
+  }
+  return store_string(l, o, strdup(text));
+}
+
+/* Checks and stores. False: a line was added. */
+static bool take(struct loading *l, const struct option *o, const struct place *at, const char *text) {
   uint64_t v;
-  snprintf(why, cap, "'%s' is no good", value);
-  switch (s->kind) {
-  case TEXT:
-    snprintf(why, cap, "an empty value");
-    return *value && store_text(c, s, value);
-  case ADDRESS: return store_address(c, s, value, why, cap);
-  case CHOICE:
-    if (!parse_choice(s->choices, value, &v)) {
-      snprintf(why, cap, "'%s' is none of: %s", value, s->help);
-      return false;
+  char all[200];
+  switch (o->type) {
+  case OPTION_PATH:
+  case OPTION_TEXT: return take_text(l, o, at, text);
+  case OPTION_ADDRESS: return take_address(l, o, at, text);
+  case OPTION_NUMBER: return take_number(l, o, at, text);
+  case OPTION_SIZE:
+  case OPTION_TIME: return take_amount(l, o, at, text);
+  case OPTION_WORD:
+    if (word_value(o, text, &v, all, sizeof all)) {
+      store_number(l->c, o, v);
+      return true;
     }
-    store_number(c, s, v);
-    return true;
-  case INTEGER: {
-    char *end;
-    long n = strtol(value, &end, 10);
-    if (!*value || *end || n < -5 || n > 19) {
-      snprintf(why, cap, "'%s' is not a number from -5 to 19", value);
-      return false;
-    }
-    *(int *)(void *)((char *)c + s->offset) = (int)n;
-    return true;
-  }
-  default: break;
-  }
-  const struct unit *units = s->kind == SIZE ? sizes : s->kind == DURATION ? durations : plain;
-  if (!parse_number(value, units, &v) || v < s->min || v > s->max) {
-    snprintf(why, cap, "'%s' is not a %s from %" PRIu64 " to %" PRIu64, value,
-             s->kind == SIZE ? "size (such as 64MiB)" : s->kind == DURATION ? "time (ms, or such as 10s)" : "number", s->min, s->max);
+    complain(l, at, "'%.200s' is none of %s", text, all);
     return false;
+  case OPTION_FLAG: *(bool *)((char *)l->c + o->offset) = true; return true;
   }
-  store_number(c, s, v);
-  return true;
-}
-
-bool config_set(struct config *c, const char *name, const char *value, char *why, size_t cap) {
-  const struct setting *s = find(c, name);
-  if (s) return store(c, s, value, why, cap);
-  snprintf(why, cap, "no such setting");
   return false;
 }
 
-/* ---- flags and file -------------------------------------------------------------------------------- */
+/* ---- flags ------------------------------------------------------------------------------------- */
 
-static bool *flag_word(struct config *c, const char *name) {
-  return strcmp(name, "help") == 0 ? &c->help : strcmp(name, "version") == 0 ? &c->version : NULL;
-}
-
-static void mark_set(struct config *c, const struct setting *s) {
-  size_t i = (size_t)(s - settings);
-  c->set_by_flag[i / 32] |= 1u << (i % 32);
-}
-static bool was_set(const struct config *c, const struct setting *s) {
-  size_t i = (size_t)(s - settings);
-  return c->set_by_flag[i / 32] >> (i % 32) & 1;
-}
-
-static int read_flags(struct config *c, int argc, char **argv, FILE *errors) {
-  int wrong = 0;
-  char why[400];
+static void take_flags(struct loading *l, int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
-    const char *arg = argv[i];
-    char name[64];
-    if (strcmp(arg, "-h") == 0) arg = "--help";
-    if (strcmp(arg, "-V") == 0) arg = "--version";
-    if (strncmp(arg, "--", 2) != 0 || !arg[2]) {
-      fprintf(errors, "%s: unexpected argument '%s' (see --help)\n", argv[0], arg);
-      wrong++;
+    const char *arg = argv[i], *name = arg;
+    if (strcmp(arg, "-h") != 0 && strncmp(arg, "--", 2) != 0) {
+      complain(l, NULL, "unexpected argument '%.200s': options begin with --", arg);
       continue;
     }
-    const char *eq = strchr(arg, '=');
-    snprintf(name, sizeof name, "%.*s", (int)(eq ? eq - arg - 2 : (ptrdiff_t)strlen(arg) - 2), arg + 2);
-    bool *word = flag_word(c, name);
-    const struct setting *s = find(c, name);
-    if (word && !eq) {
-      *word = true;
-    } else if (!s) {
-      fprintf(errors, "%s: unknown flag '--%s' (see --help)\n", argv[0], name);
-      wrong++;
-      if (!eq && i + 1 < argc && argv[i + 1][0] != '-') i++; /* its value, most likely: one line for one mistake */
-    } else if (!eq && i + 1 == argc) {
-      fprintf(errors, "%s: --%s needs a value: %s\n", argv[0], name, s->arg);
-      wrong++;
-    } else if (!store(c, s, eq ? eq + 1 : argv[++i], why, sizeof why)) {
-      fprintf(errors, "%s: --%s: %s\n", argv[0], name, why);
-      wrong++;
-    } else {
-      mark_set(c, s);
+    name += arg[1] == '-' ? 2 : 1;
+    size_t n = strcspn(name, "=");
+    const char *value = name[n] == '=' ? name + n + 1 : NULL;
+    size_t k = find_option(name, n);
+    char shown[81];
+    snprintf(shown, sizeof shown, "%.*s", (int)(n < 80 ? n : 80), name);
+    if (k == option_count || !(option_table[k].kinds & l->kind)) {
+      unknown(l, NULL, shown, k);
+      /* Its value is not one more mistake. */
+      if (!value && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) i++;
+      continue;
     }
+    const struct option *o = &option_table[k];
+    struct place at = {.name = o->name};
+    if (o->type == OPTION_FLAG) {
+      if (value)
+        complain(l, &at, "takes no value, but got '%.200s'", value);
+      else
+        take(l, o, &at, "");
+      continue;
+    }
+    if (!value && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) value = argv[++i];
+    l->given[k].flag++;
+    if (!value) complain(l, &at, "needs a value (%s)", o->arg);
+    l->given[k].bad |= !value;
+    l->flag_value[k] = value;
   }
-  return wrong;
 }
 
+/* The last of several counts, as everywhere. */
+static void store_flags(struct loading *l) {
+  for (size_t k = 0; k < option_count; k++) {
+    struct place at = {.name = option_table[k].name};
+    if (l->flag_value[k] && !take(l, &option_table[k], &at, l->flag_value[k])) l->given[k].bad = true;
+  }
+}
+
+/* ---- the file ---------------------------------------------------------------------------------- */
+
 static char *trim(char *s) {
-  while (isspace((unsigned char)*s)) s++;
+  s += strspn(s, " \t\r\n");
   size_t n = strlen(s);
-  while (n && isspace((unsigned char)s[n - 1])) s[--n] = 0;
+  while (n && strchr(" \t\r\n", s[n - 1])) s[--n] = 0;
   return s;
 }
 
-static int read_line(struct config *c, char *line, unsigned number, FILE *errors) {
-  char why[400];
-  char *name = trim(line);
-  if (!*name || *name == '#') return 0;
-  char *eq = strchr(name, '=');
-  if (!eq) {
-    fprintf(errors, "%s:%u: '%s' is not `name = value`\n", c->config_file, number, name);
-    return 1;
-  }
-  *eq = 0;
-  char *value = trim(eq + 1);
-  name = trim(name);
-  const struct setting *s = find(c, name);
-  if (!s || strcmp(name, "config") == 0) {
-    fprintf(errors, "%s:%u: no setting '%s'\n", c->config_file, number, name);
-    return 1;
-  }
-  if (was_set(c, s)) return 0;
-  if (store(c, s, value, why, sizeof why)) return 0;
-  fprintf(errors, "%s:%u: %s: %s\n", c->config_file, number, name, why);
-  return 1;
+/* A # at the beginning or behind a blank begins a comment. */
+static void cut_comment(char *s) {
+  for (char *p = s; (p = strchr(p, '#')); p++)
+    if (p == s || p[-1] == ' ' || p[-1] == '\t') {
+      *p = 0;
+      return;
+    }
 }
 
-static int read_file(struct config *c, FILE *errors) {
-  FILE *f = fopen(c->config_file, "r");
-  if (!f) {
-    fprintf(errors, "%s: %s\n", c->config_file, strerror(errno));
-    return 1;
+static void take_line(struct loading *l, struct place *at, char *text) {
+  cut_comment(text);
+  char *name = trim(text), *value = strchr(name, '=');
+  if (!*name) return;
+  if (!value) {
+    complain(l, at, "'%.200s': expected name = value", name);
+    return;
   }
-  char line[4096];
-  int wrong = 0;
-  for (unsigned number = 1; fgets(line, sizeof line, f); number++) {
-    if (!strchr(line, '\n') && !feof(f)) {
-      fprintf(errors, "%s:%u: line longer than %zu bytes\n", c->config_file, number, sizeof line - 2);
-      wrong++;
+  *value++ = 0;
+  name = trim(name);
+  value = trim(value);
+  size_t k = find_option(name, strlen(name));
+  if (k == option_count || !(option_table[k].kinds & l->kind)) {
+    unknown(l, at, name, k);
+    return;
+  }
+  const struct option *o = &option_table[k];
+  at->name = o->name;
+  if (o->type == OPTION_FLAG || strcmp(o->name, "config") == 0)
+    complain(l, at, "is only for the command line");
+  else if (l->given[k].line)
+    complain(l, at, "set twice, first in line %u", l->given[k].line);
+  else if (!take(l, o, at, value))
+    l->given[k].bad = true;
+  if (!l->given[k].line) l->given[k].line = at->line;
+}
+
+static void take_file(struct loading *l, const char *path) {
+  FILE *f = fopen(path, "re");
+  struct place at = {.file = path};
+  char line[FILE_LINE_MAX];
+  if (!f) {
+    complain(l, &(struct place){.name = "config"}, "can't open '%.300s': %s", path, strerror(errno));
+    return;
+  }
+  while (errno = 0, fgets(line, sizeof line, f)) {
+    at = (struct place){.file = path, .line = at.line + 1};
+    if (strlen(line) == sizeof line - 1 && line[sizeof line - 2] != '\n') {
+      complain(l, &at, "the line is longer than %d bytes", FILE_LINE_MAX - 2);
       break;
     }
-    wrong += read_line(c, line, number, errors);
+    if (at.line > FILE_LINES_MAX) {
+      complain(l, &at, "more than %d lines: this is no configuration file", FILE_LINES_MAX);
+      break;
+    }
+    take_line(l, &at, line);
   }
-  if (ferror(f)) {
-    fprintf(errors, "%s: can't be read\n", c->config_file);
-    wrong++;
-  }
+  if (ferror(f)) complain(l, &(struct place){.name = "config"}, "can't read '%.300s': %s", path, strerror(errno));
   fclose(f);
-  return wrong;
 }
 
-int config_read(struct config *c, dw_role role, int argc, char **argv, FILE *errors) {
-  memset(c, 0, sizeof *c);
-  c->role = role;
-  c->log_level = DW_LOG_INFO;
+/* ---- all of it --------------------------------------------------------------------------------- */
+
+static bool ok(const struct loading *l, const char *name) {
+  return !l->given[find_option(name, strlen(name))].bad;
+}
+
+static void cross_checks(struct loading *l) {
+  const struct config *c = l->c;
+  for (size_t k = 0; k < option_count; k++) {
+    const struct option *o = &option_table[k];
+    if ((o->required & l->kind) && !l->given[k].flag && !l->given[k].line)
+      complain(l, NULL, "--%s %s is missing: %s", o->name, o->arg, o->help);
+  }
+  if (ok(l, "heartbeat") && ok(l, "peer-timeout") && c->engine.peer_timeout_ms < 2 * c->engine.heartbeat_ms)
+    complain(l, &(struct place){.name = "peer-timeout"}, "%ums is less than two heartbeats of %ums",
+             c->engine.peer_timeout_ms, c->engine.heartbeat_ms);
+  const struct { const char *name, *address; } ports[] = {{"listen", c->listen}, {"resp", c->resp}, {"http", c->http}};
+  for (size_t i = 0; i < 3; i++)
+    for (size_t j = i + 1; j < 3; j++)
+      if (ports[i].address && ports[j].address && strcmp(ports[i].address, ports[j].address) == 0 &&
+          strcmp(strrchr(ports[i].address, ':'), ":0") != 0)
+        complain(l, &(struct place){.name = ports[j].name}, "%s is also the address of --%s", ports[j].address,
+                 ports[i].name);
+}
+
+static void config_init(struct config *c, enum daemon_kind kind) {
+  *c = (struct config){.log_level = DW_LOG_INFO, .max_clients = 10000};
   dw_options_init(&c->engine);
-  c->engine.role = role;
-  int wrong = read_flags(c, argc, argv, errors);
-  if (c->help || c->version) return wrong;
-  if (c->config_file) wrong += read_file(c, errors);
-  if (!c->data) {
-    fprintf(errors, "%s: --data is required: the data directory\n", argv[0]);
-    wrong++;
+  c->engine.role = kind == DAEMON_PRIMARY ? DW_PRIMARY : DW_FOLLOWER;
+}
+
+int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, struct buf *errors) {
+  struct loading l = {.c = c, .kind = kind, .errors = errors};
+  config_init(c, kind);
+  take_flags(&l, argc, argv);
+  if (c->help || c->version) {
+    errors->len = 0;
+    return DW_OK;
   }
-  if (role == DW_FOLLOWER && !c->engine.primary) {
-    fprintf(errors, "%s: --primary is required: HOST:PORT of the primary\n", argv[0]);
-    wrong++;
-  }
-  if (c->engine.region && strlen(c->engine.region) >= DW_REGION_BYTES) {
-    fprintf(errors, "%s: --region: '%s' is longer than %d bytes\n", argv[0], c->engine.region, DW_REGION_BYTES - 1);
-    wrong++;
-  }
-  if (c->engine.peer_timeout_ms < 2 * c->engine.heartbeat_ms) {
-    fprintf(errors, "%s: --peer-timeout: must be at least twice --heartbeat\n", argv[0]);
-    wrong++;
-  }
-  return wrong;
+  const char *file = l.flag_value[find_option("config", 6)];
+  if (file) take_file(&l, file);
+  store_flags(&l);
+  cross_checks(&l);
+  c->engine.listen = c->listen;
+  c->engine.primary = c->primary;
+  c->engine.region = c->region;
+  if (l.no_memory) return dw_fail_nomem(0);
+  return l.failed ? dw_fail(DW_INVALID, "wrong options") : DW_OK;
 }
 
 void config_free(struct config *c) {
-  while (c->owned_count) free(c->owned[--c->owned_count]);
+  char **strings[] = {&c->data, &c->listen, &c->primary,  &c->region,  &c->resp,
+                      &c->http, &c->file,   &c->log_file, &c->pid_file};
+  for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
+    free(*strings[i]);
+    *strings[i] = NULL;
+  }
 }
 
-void config_help(FILE *out, dw_role role) {
-  const char *name = role == DW_PRIMARY ? "dabbawal-primary" : "dabbawal-follower";
-  fprintf(out, "usage: %s --data DIR %s [flags]\n\n%s\n\n", name,
-          role == DW_PRIMARY ? "--listen HOST:PORT" : "--primary HOST:PORT",
-          role == DW_PRIMARY ? "A primary: takes writes, ships its log to followers."
-                             : "A follower: copies a primary's log, applies it and serves reads.");
-  for (size_t i = 0; i < SETTINGS; i++) {
-    char flag[64];
-    if (!applies(&settings[i], role)) continue;
-    snprintf(flag, sizeof flag, "--%s %s", settings[i].name, settings[i].arg);
-    fprintf(out, "  %-26s %s\n", flag, settings[i].help);
+/* ---- --help ------------------------------------------------------------------------------------ */
+
+static void show_default(FILE *f, const struct config *c, const struct option *o) {
+  const char *field = (const char *)c + o->offset;
+  uint64_t v = 0;
+  char text[64] = "";
+  if (o->type == OPTION_FLAG || o->width == 0 || o->type <= OPTION_ADDRESS) return;
+  memcpy(&v, field, o->width == 8 ? 8 : 4); /* little-endian or 8 bytes: as stored by store_number */
+  if (o->type == OPTION_WORD) {
+    fputs(" (", f);
+    for (const struct option_word *w = o->words; w->word; w++) fprintf(f, "%s%s", w == o->words ? "" : "|", w->word);
+    fputs(")", f);
+    for (const struct option_word *w = o->words; w->word; w++)
+      if (w->value == v) snprintf(text, sizeof text, "%s", w->word);
+  } else if (o->type == OPTION_NUMBER) {
+    snprintf(text, sizeof text, "%d", (int)v);
+  } else {
+    show_value(o, v, text, sizeof text);
   }
-  fprintf(out, "  %-26s %s\n  %-26s %s\n", "--help", "this text", "--version", "the version");
-  fprintf(out, "\nA port alone, or :PORT, is on 127.0.0.1. Port 0 is any free one; the log's \"ready\" line says which.\n"
-               "Exit codes: 0 stopped as asked, 1 failure while running, 2 wrong flag or config, 3 data directory in use,\n"
-               "4 data corrupt, diverged, foreign or of a newer format, 5 an address can't be bound.\n");
+  if (strcmp(o->name, "node-id") != 0 && strcmp(o->name, "max-staleness") != 0) fprintf(f, " [%s]", text);
+}
+
+void config_help(FILE *f, enum daemon_kind kind) {
+  struct config c;
+  config_init(&c, kind);
+  fprintf(f,
+          kind == DAEMON_PRIMARY
+              ? "usage: %s --data DIR --listen HOST:PORT [options]\n\nA dabbawal primary: takes writes, logs them, "
+                "ships the log to followers.\n"
+              : "usage: %s --data DIR --primary HOST:PORT [options]\n\nA dabbawal follower: receives the log of its "
+                "primary, applies it and serves reads.\n",
+          config_program(kind));
+  for (size_t k = 0; k < option_count; k++) {
+    const struct option *o = &option_table[k];
+    char head[64];
+    if (o->group) fprintf(f, "\n%s\n", o->group);
+    if (!(o->kinds & kind)) continue;
+    snprintf(head, sizeof head, "--%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+    fprintf(f, "  %-24s %s", head, o->help);
+    show_default(f, &c, o);
+    fputs("\n", f);
+  }
+  fputs("\nAddresses are HOST:PORT, :PORT or PORT; without a host they mean 127.0.0.1, *:PORT means every interface, "
+        "port\n"
+        "0 any free port. Sizes take KiB, MiB, GiB (or K, M, G), times ms, s, m, h, d; a bare time is milliseconds.\n"
+        "SIGTERM and SIGINT stop cleanly, a second one at once; SIGHUP reopens the log file.\n"
+        "\nExit codes\n"
+        "  0  stopped as asked\n"
+        "  1  something failed while running\n"
+        "  2  a wrong option, configuration file or directory\n"
+        "  3  another process has the data directory open\n"
+        "  4  the data is corrupt, of a foreign or parted history, or of a newer format\n"
+        "  5  an address is in use or can't be bound\n",
+        f);
 }

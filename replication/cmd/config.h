@@ -1,41 +1,77 @@
-/* Settings of the daemons: one table drives flags, the config file, --help and the messages about wrong ones. */
+/* Flags and configuration file of the two daemons: one table (config_table.c) drives parsing, checking and --help. */
 #ifndef DW_CMD_CONFIG_H
 #define DW_CMD_CONFIG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "dabbawal.h"
+#include "wal/base/bytes.h"
 
-struct config {
-  dw_role role;
-  dw_options engine; /* strings point into `owned` */
-  const char *data, *resp, *http, *log_file, *config_file;
-  uint64_t max_staleness_ms, max_clients;
-  dw_log_level log_level;
-  bool help, version;
-  char *owned[64]; /* strings to free */
-  unsigned owned_count;
-  unsigned set_by_flag[2]; /* bits by setting: flags win over the file */
-};
+enum daemon_kind { DAEMON_PRIMARY = 1, DAEMON_FOLLOWER = 2 };
 
-/* Exit codes, as --help lists them. */
-enum exit_code {
+/* What a process returns; --help lists them. */
+enum {
   EXIT_OK = 0,
-  EXIT_RUNTIME = 1,
-  EXIT_USAGE = 2,
-  EXIT_LOCKED = 3,
-  EXIT_DATA = 4, /* corrupt, diverged, foreign or newer data */
-  EXIT_ADDRESS = 5
+  EXIT_RUNTIME = 1,  /* something failed while running */
+  EXIT_CONFIG = 2,   /* a wrong flag, configuration file or directory */
+  EXIT_LOCKED = 3,   /* another process has the data directory open */
+  EXIT_BAD_DATA = 4, /* corrupt, diverged, foreign, or of a newer format */
+  EXIT_BIND = 5      /* an address is in use or not ours */
 };
 
-/* Fills in defaults, reads flags and the config file they name. One line to `errors` for each wrong thing; returns how many
- * there were. */
-int config_read(struct config *, dw_role role, int argc, char **argv, FILE *errors);
-void config_free(struct config *);
-void config_help(FILE *, dw_role role);
+/* Strings are the config's own; NULL: not given. `engine` points to them. */
+struct config {
+  dw_options engine;
+  char *data, *listen, *primary, *region, *resp, *http, *file, *log_file, *pid_file;
+  uint64_t max_staleness_ms; /* 0: no bound */
+  uint32_t max_clients;
+  uint32_t log_level; /* dw_log_level */
+  bool help, version;
+};
 
-/* For tests and for the file: one setting by name. False with a message in why. */
-bool config_set(struct config *, const char *name, const char *value, char *why, size_t cap);
+/* Takes flags (argv[1] on), then the file that --config names; flags win. Every mistake adds one line to `errors`, without
+ * the program's name in front. DW_OK, DW_INVALID (read errors), DW_NO_MEMORY. With --help or --version nothing else is
+ * checked. config_free in any case. */
+int config_load(struct config *, enum daemon_kind, int argc, char **argv, struct buf *errors);
+void config_free(struct config *);
+
+void config_help(FILE *, enum daemon_kind);
+const char *config_program(enum daemon_kind); /* "dabbawal-primary" */
+
+/* ---- values, also used by the command line tool ------------------------------------------------- */
+
+bool parse_number(const char *text, uint64_t min, uint64_t max, uint64_t *out); /* decimal, the whole text */
+bool parse_size(const char *text, uint64_t *out);                               /* 4096, 64KiB, 64k, 1GiB, 1G */
+bool parse_duration_ms(const char *text, uint64_t *out);                        /* 1500, 1500ms, 10s, 5m, 24h, 7d */
+/* "PORT" and ":PORT" become "127.0.0.1:PORT"; "*:PORT" is every interface. malloc'd; NULL with dw_last_error. */
+char *parse_address(const char *text);
+/* The candidate closest to the text if it is close enough to be a slip of the pen, else NULL. */
+bool close_spelling(const char *text, const char *candidate);
+
+/* ---- the table ---------------------------------------------------------------------------------- */
+
+enum option_type { OPTION_PATH, OPTION_TEXT, OPTION_ADDRESS, OPTION_NUMBER, OPTION_SIZE, OPTION_TIME, OPTION_WORD, OPTION_FLAG };
+
+struct option_word {
+  const char *word;
+  uint32_t value;
+};
+struct option {
+  const char *name, *alias;
+  enum option_type type;
+  unsigned kinds;    /* DAEMON_*, those that have it */
+  unsigned required; /* DAEMON_*, those that must be given it */
+  const char *arg;   /* placeholder in --help */
+  const char *help;
+  const char *group; /* heading in --help; NULL: as the one before */
+  size_t offset, width; /* of the field in struct config; width 4 or 8 for numbers */
+  int64_t min;
+  uint64_t max;
+  const struct option_word *words;
+};
+extern const struct option option_table[];
+extern const size_t option_count;
 
 #endif

@@ -1,151 +1,284 @@
-/* Start order: engine (recovers, binds --listen), RESP, HTTP; stop order: the reverse. Signals are taken by the main thread alone
- * (sigwait), so no handler ever runs. */
+/* flags -> log -> signals -> engine -> front ends -> "ready" -> wait for a signal -> the same backwards.
+ *
+ * Signals. They are blocked before any thread is made, so only the signal thread ever takes them, by sigwait: there is
+ * no handler and nothing async-signal-unsafe. The first SIGTERM or SIGINT asks the main thread to stop (if recovery is
+ * still running, as soon as it is done); a second one exits at once, which a log-structured engine survives like any
+ * kill.
+ *
+ * What goes wrong before "ready" is one line on stderr (and in the log file, if there is one) and an exit code.
+ */
 #include "replication/cmd/daemon.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
+#include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "replication/cmd/config.h"
 #include "replication/cmd/http_server.h"
 #include "replication/cmd/log.h"
+#include "replication/cmd/net.h"
 #include "replication/cmd/resp_server.h"
+#include "replication/cmd/status_json.h"
+#include "replication/cmd/text.h"
+#include "wal/base/status.h"
 
 struct daemon {
-  struct config config;
+  enum daemon_kind kind;
+  struct config c;
+  struct logger *log;
   dw_engine *engine;
   struct resp_server *resp;
   struct http_server *http;
+  double started_s;
+  bool pid_written;
+
+  sigset_t signals;
+  pthread_t signal_thread;
+  pthread_mutex_t mu;
+  pthread_cond_t wake;
+  int signal; /* mu; the one that asked to stop, 0: none yet */
 };
 
-static int exit_code(int rc, bool binding) {
+int daemon_exit_code(int rc) {
   switch (rc) {
   case DW_OK: return EXIT_OK;
-  case DW_INVALID: return EXIT_USAGE;
+  case DW_INVALID: return EXIT_CONFIG;
   case DW_LOCKED: return EXIT_LOCKED;
   case DW_CORRUPT:
   case DW_DIVERGED:
-  case DW_UNSUPPORTED: return EXIT_DATA;
-  default: return binding || strstr(dw_last_error(), "listen on") ? EXIT_ADDRESS : EXIT_RUNTIME;
+  case DW_UNSUPPORTED: return EXIT_BAD_DATA;
+  default: return EXIT_RUNTIME;
   }
 }
 
-static int failed(const char *what, int rc, bool binding) {
-  int code = exit_code(rc, binding);
-  log_printf(DW_LOG_ERROR, "%s: %s: %s", what, dw_rc_name(rc), dw_last_error());
+/* One line, seen by whoever started us. */
+static void say_failure(const struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say_failure(const struct daemon *d, const char *fmt, ...) {
+  char line[1500];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(line, sizeof line, fmt, ap);
+  va_end(ap);
+  text_printable(line);
+  if (d->log) logger_line(d->log, DW_LOG_ERROR, "%s", line);
+  if (!d->log || logger_to_file(d->log)) fprintf(stderr, "%s: %s\n", config_program(d->kind), line);
+}
+
+/* ---- signals ----------------------------------------------------------------------------------- */
+
+static void *signal_main(void *arg) {
+  struct daemon *d = arg;
+  for (int sig; sigwait(&d->signals, &sig) == 0;) {
+    if (sig == SIGHUP) {
+      logger_reopen(d->log);
+      continue;
+    }
+    pthread_mutex_lock(&d->mu);
+    bool again = d->signal != 0;
+    d->signal = sig;
+    pthread_cond_signal(&d->wake);
+    pthread_mutex_unlock(&d->mu);
+    if (again) {
+      logger_line(d->log, DW_LOG_WARN, "%s again: exit at once", strsignal(sig));
+      _exit(EXIT_RUNTIME);
+    }
+  }
+  return NULL;
+}
+
+static int start_signals(struct daemon *d) {
+  signal(SIGPIPE, SIG_IGN);
+  sigemptyset(&d->signals);
+  sigaddset(&d->signals, SIGTERM);
+  sigaddset(&d->signals, SIGINT);
+  sigaddset(&d->signals, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &d->signals, NULL);
+  pthread_mutex_init(&d->mu, NULL);
+  pthread_cond_init(&d->wake, NULL);
+  int err = pthread_create(&d->signal_thread, NULL, signal_main, d);
+  return err ? dw_fail_errno(err, "can't start a thread") : DW_OK;
+}
+
+static void stop_signals(struct daemon *d) {
+  pthread_cancel(d->signal_thread); /* sigwait is a cancellation point */
+  pthread_join(d->signal_thread, NULL);
+}
+
+static int wait_for_signal(struct daemon *d) {
+  pthread_mutex_lock(&d->mu);
+  while (!d->signal) pthread_cond_wait(&d->wake, &d->mu);
+  int sig = d->signal;
+  pthread_mutex_unlock(&d->mu);
+  return sig;
+}
+
+/* ---- starting ---------------------------------------------------------------------------------- */
+
+/* The store's files and all connections share one limit. */
+static void raise_file_limit(const struct daemon *d) {
+  struct rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur == r.rlim_max) return;
+  r.rlim_cur = r.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &r) != 0)
+    logger_line(d->log, DW_LOG_WARN, "can't raise the limit of open files: %s", strerror(errno));
+}
+
+/* Was it this address that the engine could not get? Asked only after it failed, for the exit code. */
+static bool cannot_bind(const char *address) {
+  struct addrinfo *found = NULL;
+  int one = 1;
+  if (!address || net_resolve(address, true, &found) != DW_OK) return false;
+  int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  bool failed = fd >= 0 && (bind(fd, found->ai_addr, found->ai_addrlen) || listen(fd, 1));
+  if (fd >= 0) close(fd);
+  freeaddrinfo(found);
+  return failed;
+}
+
+static int open_engine(struct daemon *d) {
+  d->c.engine.log = logger_engine;
+  d->c.engine.log_arg = d->log;
+  int rc = dw_open(d->c.data, &d->c.engine, &d->engine);
+  if (rc == DW_OK) return EXIT_OK;
+  say_failure(d, "%s: %s", dw_rc_name(rc), dw_last_error());
+  return rc == DW_IO && cannot_bind(d->c.listen) ? EXIT_BIND : daemon_exit_code(rc);
+}
+
+static int collect(void *arg, struct node_view *v) {
+  struct daemon *d = arg;
+  v->start_time_s = d->started_s;
+  v->has_resp = d->resp != NULL;
+  if (d->resp) resp_server_metrics(d->resp, &v->resp);
+  return dw_status_get(d->engine, &v->status);
+}
+
+static int open_front_ends(struct daemon *d) {
+  int rc = DW_OK;
+  if (d->c.resp) {
+    struct resp_options ro = {.listen = d->c.resp,
+                              .max_staleness_ms = d->c.max_staleness_ms,
+                              .max_clients = d->c.max_clients,
+                              .log = logger_engine,
+                              .log_arg = d->log};
+    rc = resp_server_start(d->engine, &ro, &d->resp);
+  }
+  if (rc == DW_OK && d->c.http) {
+    struct http_options ho = {
+        .listen = d->c.http, .collect = collect, .arg = d, .max_staleness_ms = d->c.max_staleness_ms};
+    rc = http_server_start(&ho, &d->http);
+  }
+  if (rc == DW_OK) return EXIT_OK;
+  say_failure(d, "%s: %s", dw_rc_name(rc), dw_last_error());
+  return rc == DW_IO ? EXIT_BIND : daemon_exit_code(rc);
+}
+
+static int write_pid(struct daemon *d) {
+  if (!d->c.pid_file) return EXIT_OK;
+  FILE *f = fopen(d->c.pid_file, "we");
+  bool done = f && fprintf(f, "%ld\n", (long)getpid()) > 0;
+  if (f && fclose(f) != 0) done = false;
+  d->pid_written = f != NULL;
+  if (done) return EXIT_OK;
+  say_failure(d, "can't write the pid file %s: %s", d->c.pid_file, strerror(errno));
+  return EXIT_CONFIG;
+}
+
+/* "127.0.0.1:7400", with the port that was really bound; "-" if there is none. */
+static void actual(char *dst, size_t cap, const char *address, unsigned port) {
+  if (address)
+    snprintf(dst, cap, "%.*s:%u", (int)(strrchr(address, ':') - address), address, port);
+  else
+    snprintf(dst, cap, "-");
+}
+
+static void say_ready(struct daemon *d) {
+  char listen[DW_ADDRESS_BYTES + 8], resp[DW_ADDRESS_BYTES + 8], http[DW_ADDRESS_BYTES + 8];
+  dw_status *s = calloc(1, sizeof *s);
+  if (s && dw_status_get(d->engine, s) == DW_OK) {
+    actual(listen, sizeof listen, d->c.listen, s->listen_port);
+    actual(resp, sizeof resp, d->c.resp, d->resp ? resp_server_port(d->resp) : 0);
+    actual(http, sizeof http, d->c.http, d->http ? http_server_port(d->http) : 0);
+    logger_line(d->log, DW_LOG_INFO, "ready role=%s listen=%s resp=%s http=%s node_id=%llu data=%s pid=%ld version=%s",
+                status_role(s->role), listen, resp, http, (unsigned long long)s->node_id, d->c.data, (long)getpid(),
+                dw_version());
+  }
+  free(s);
+}
+
+/* ---- the whole --------------------------------------------------------------------------------- */
+
+static int close_all(struct daemon *d, int code) {
+  http_server_stop(d->http);
+  if (d->resp) resp_server_stop(d->resp);
+  int rc = d->engine ? dw_close(d->engine) : DW_OK;
+  if (rc) {
+    say_failure(d, "while closing: %s: %s", dw_rc_name(rc), dw_last_error());
+    if (code == EXIT_OK) code = daemon_exit_code(rc);
+  }
+  if (d->pid_written) unlink(d->c.pid_file);
   return code;
 }
 
-static void raise_file_limit(void) {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+static int run(struct daemon *d) {
+  int code = open_engine(d);
+  if (code == EXIT_OK) code = open_front_ends(d);
+  if (code == EXIT_OK) code = write_pid(d);
+  if (code == EXIT_OK) {
+    say_ready(d);
+    int sig = wait_for_signal(d);
+    logger_line(d->log, DW_LOG_INFO, "stopping: %s", strsignal(sig));
+  }
+  code = close_all(d, code);
+  if (code == EXIT_OK) logger_line(d->log, DW_LOG_INFO, "stopped");
+  return code;
+}
+
+/* The lines come as "text\n" each; every one gets the program's name. */
+static void print_errors(enum daemon_kind kind, const struct buf *errors) {
+  for (size_t at = 0; at < errors->len;) {
+    const char *line = (const char *)errors->data + at, *end = memchr(line, '\n', errors->len - at);
+    size_t n = end ? (size_t)(end - line) : errors->len - at;
+    fprintf(stderr, "%s: %.*s\n", config_program(kind), (int)n, line);
+    at += n + 1;
   }
 }
 
-static int start(struct daemon *d) {
-  struct config *c = &d->config;
-  c->engine.log = log_line;
-  int rc = dw_open(c->data, &c->engine, &d->engine);
-  if (rc) return failed(c->data, rc, false);
-  if (c->resp) {
-    struct resp_options opt = {.listen = c->resp,
-                               .max_staleness_ms = c->max_staleness_ms,
-                               .max_clients = (uint32_t)c->max_clients,
-                               .log = log_line};
-    rc = resp_server_start(d->engine, &opt, &d->resp);
-    if (rc) return failed("--resp", rc, rc == DW_IO);
-  }
-  if (c->http) {
-    struct http_options opt = {.listen = c->http, .max_staleness_ms = c->max_staleness_ms, .resp = d->resp};
-    rc = http_server_start(d->engine, &opt, &d->http);
-    if (rc) return failed("--http", rc, rc == DW_IO);
-  }
-  return EXIT_OK;
-}
-
-/* "127.0.0.1:0" and the port that it became. */
-static void add_address(char *line, size_t cap, const char *name, const char *asked, unsigned port) {
-  if (!asked) return;
-  const char *colon = strrchr(asked, ':');
-  size_t at = strlen(line);
-  snprintf(line + at, cap - at, " %s=%.*s:%u", name, (int)(colon - asked), asked, port);
-}
-
-static void say_ready(const struct daemon *d) {
-  static const char *const roles[] = {"primary", "follower"};
-  dw_status s;
-  dw_status_get(d->engine, &s);
-  char line[1000] = "";
-  add_address(line, sizeof line, "listen", d->config.engine.listen, s.listen_port);
-  add_address(line, sizeof line, "resp", d->config.resp, d->resp ? resp_server_port(d->resp) : 0);
-  add_address(line, sizeof line, "http", d->config.http, d->http ? http_server_port(d->http) : 0);
-  log_printf(DW_LOG_INFO, "ready role=%s node=%llu epoch=%llu lsn=%llu data=%s%s", roles[s.role],
-             (unsigned long long)s.node_id, (unsigned long long)s.epoch, (unsigned long long)s.applied_lsn, d->config.data, line);
-}
-
-static int stop(struct daemon *d) {
-  http_server_stop(d->http);
-  resp_server_stop(d->resp);
-  int rc = d->engine ? dw_close(d->engine) : DW_OK;
-  return rc ? failed("closing", rc, false) : EXIT_OK;
-}
-
-/* Waits for SIGTERM or SIGINT. */
-static void wait_for_signal(const sigset_t *signals) {
-  for (;;) {
-    int sig = 0;
-    if (sigwait(signals, &sig)) continue;
-    if (sig == SIGHUP) {
-      log_reopen();
-      continue;
-    }
-    log_printf(DW_LOG_INFO, "%s: stopping", strsignal(sig));
-    return;
-  }
-}
-
-int daemon_main(dw_role role, int argc, char **argv) {
-  struct daemon d = {0};
-  int wrong = config_read(&d.config, role, argc, argv, stderr);
-  int code = EXIT_OK;
-  if (wrong) {
-    code = EXIT_USAGE;
-  } else if (d.config.help) {
-    config_help(stdout, role);
-  } else if (d.config.version) {
-    printf("dabbawal %s\n", dw_version());
-  } else if (log_open(d.config.log_file, d.config.log_level)) {
-    fprintf(stderr, "%s: --log-file: %s: %s\n", argv[0], d.config.log_file, strerror(errno));
-    code = EXIT_USAGE;
+int daemon_main(enum daemon_kind kind, int argc, char **argv) {
+  struct daemon d = {.kind = kind};
+  struct buf errors = {0};
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  d.started_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+  int rc = config_load(&d.c, kind, argc, argv, &errors), code = EXIT_OK;
+  if (rc == DW_INVALID) {
+    print_errors(kind, &errors);
+    code = EXIT_CONFIG;
+  } else if (rc) {
+    say_failure(&d, "%s", dw_last_error());
+    code = EXIT_RUNTIME;
+  } else if (d.c.help) {
+    config_help(stdout, kind);
+  } else if (d.c.version) {
+    printf("%s %s\n", config_program(kind), dw_version());
+  } else if (logger_open(d.c.log_file, (dw_log_level)d.c.log_level, &d.log) != DW_OK) {
+    say_failure(&d, "%s", dw_last_error());
+    code = EXIT_CONFIG;
+  } else if (start_signals(&d) != DW_OK) {
+    say_failure(&d, "%s", dw_last_error());
+    code = EXIT_RUNTIME;
   } else {
-    sigset_t signals, second;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* threads inherit it */
-    signal(SIGPIPE, SIG_IGN);
-    raise_file_limit();
-    code = start(&d);
-    if (code == EXIT_OK) {
-      say_ready(&d);
-      wait_for_signal(&signals);
-    }
-    /* A second SIGTERM or SIGINT ends the process at once. */
-    sigemptyset(&second);
-    sigaddset(&second, SIGTERM);
-    sigaddset(&second, SIGINT);
-    pthread_sigmask(SIG_UNBLOCK, &second, NULL);
-    int closed = stop(&d);
-    if (code == EXIT_OK) code = closed;
-    if (code == EXIT_OK) log_printf(DW_LOG_INFO, "stopped");
-    log_close();
+    raise_file_limit(&d);
+    code = run(&d);
+    stop_signals(&d);
   }
-  config_free(&d.config);
+  logger_close(d.log);
+  buf_free(&errors);
+  config_free(&d.c);
   return code;
 }

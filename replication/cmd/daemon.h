@@ -1,10 +1,12 @@
-/* The life of both daemons: read the settings, open, serve, wait for a signal, close. */
+/* The life of both daemons, from argv to exit code. */
 #ifndef DW_CMD_DAEMON_H
 #define DW_CMD_DAEMON_H
 
-#include "dabbawal.h"
+#include "replication/cmd/config.h"
 
-/* main() of dabbawal-primary and dabbawal-follower. Returns an exit code of config.h. */
-int daemon_main(dw_role, int argc, char **argv);
+int daemon_main(enum daemon_kind, int argc, char **argv);
+
+/* Exit code of an engine or server error. */
+int daemon_exit_code(int rc);
 
 #endif

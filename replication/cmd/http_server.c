@@ -1,168 +1,207 @@
-/* HTTP endpoints over libmicrohttpd's own polling thread. Every answer is made from one dw_status. */
+/* See http_server.h. Everything is bounded: connections in all and from one address, memory for a request, seconds that
+ * a client may dawdle. Pages are made whole in memory and given to libmicrohttpd, which serves them from its one
+ * thread; bad requests it answers by itself. */
 #include "replication/cmd/http_server.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "replication/cmd/metrics.h"
 #include "replication/cmd/net.h"
 #include "replication/cmd/status_json.h"
 #include "wal/base/status.h"
 
+#define CONNECTIONS_MAX 64u
+#define REQUEST_BYTES_MAX 16384u
+#define IDLE_SECONDS 15u
+
 struct http_server {
-  dw_engine *e;
   struct http_options opt;
   struct MHD_Daemon *daemon;
   uint16_t port;
+  atomic_uint_fast64_t requests;
 };
 
-struct answer {
-  unsigned code;
+struct page {
+  unsigned status;
   const char *type;
   struct buf body;
 };
 
-static void say(struct answer *a, unsigned code, const char *text) {
-  a->code = code;
-  a->type = "text/plain; charset=utf-8";
-  if (buf_append(&a->body, text, strlen(text))) a->code = MHD_HTTP_INTERNAL_SERVER_ERROR;
+static int page_text(struct page *p, unsigned status, const char *text) {
+  p->status = status;
+  int rc = buf_append(&p->body, text, strlen(text));
+  return rc ? rc : buf_append(&p->body, "\n", 1);
 }
 
-static void health(const dw_status *s, struct answer *a) {
-  char text[400];
-  snprintf(text, sizeof text, "failed: %s\n", s->error);
-  say(a, s->failed ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK, s->failed ? text : "ok\n");
+/* ---- pages ------------------------------------------------------------------------------------- */
+
+static int page_metrics(const struct http_server *h, struct node_view *v, struct page *p) {
+  (void)h;
+  metrics_process(v);
+  p->type = "text/plain; version=0.0.4; charset=utf-8";
+  return metrics_render(v, &p->body);
 }
 
-/* A primary that works is ready; a follower once its data is known to be within its bound. */
-static void ready(const struct http_server *h, const dw_status *s, struct answer *a) {
-  char text[200];
-  bool follower = s->role == DW_FOLLOWER, unknown = s->staleness_ms == UINT64_MAX;
-  bool stale = follower && (unknown || (h->opt.max_staleness_ms && s->staleness_ms > h->opt.max_staleness_ms));
-  if (s->failed) {
-    health(s, a);
+static int page_health(const struct http_server *h, struct node_view *v, struct page *p) {
+  (void)h;
+  char why[512];
+  bool good = node_healthy(&v->status, why, sizeof why);
+  return page_text(p, good ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, why);
+}
+
+static int page_ready(const struct http_server *h, struct node_view *v, struct page *p) {
+  char why[512];
+  bool good = node_ready(&v->status, h->opt.max_staleness_ms, why, sizeof why);
+  return page_text(p, good ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, why);
+}
+
+static int page_status(const struct http_server *h, struct node_view *v, struct page *p) {
+  (void)h;
+  char *json = status_json(&v->status, NULL);
+  if (!json) return DW_NO_MEMORY;
+  p->type = "application/json";
+  int rc = page_text(p, MHD_HTTP_OK, json);
+  free(json);
+  return rc;
+}
+
+static int page_index(const struct http_server *h, struct node_view *v, struct page *p) {
+  char text[1024];
+  (void)h;
+  p->type = "text/html; charset=utf-8";
+  snprintf(text, sizeof text,
+           "<!DOCTYPE html><html lang=en><title>dabbawal %s</title><h1>dabbawal %s, %s</h1><ul>"
+           "<li><a href=/status>/status</a> JSON<li><a href=/metrics>/metrics</a> Prometheus"
+           "<li><a href=/healthz>/healthz</a> does it work<li><a href=/readyz>/readyz</a> may it get reads</ul></html>",
+           dw_version(), dw_version(), status_role(v->status.role));
+  return page_text(p, MHD_HTTP_OK, text);
+}
+
+static const struct {
+  const char *path;
+  int (*make)(const struct http_server *, struct node_view *, struct page *);
+} pages[] = {{"/metrics", page_metrics},
+             {"/healthz", page_health},
+             {"/readyz", page_ready},
+             {"/status", page_status},
+             {"/", page_index}};
+
+static void make_page(struct http_server *h, const char *url, struct page *p) {
+  *p = (struct page){.status = MHD_HTTP_OK, .type = "text/plain; charset=utf-8"};
+  size_t i = 0;
+  while (i < sizeof pages / sizeof *pages && strcmp(pages[i].path, url) != 0) i++;
+  if (i == sizeof pages / sizeof *pages) {
+    page_text(p, MHD_HTTP_NOT_FOUND, "not found: try / /status /metrics /healthz /readyz");
     return;
   }
-  if (unknown)
-    snprintf(text, sizeof text, "not ready: staleness_ms=unknown bound_ms=%llu\n", (unsigned long long)h->opt.max_staleness_ms);
-  else
-    snprintf(text, sizeof text, "%s: staleness_ms=%llu bound_ms=%llu\n", stale ? "not ready" : "ready",
-             (unsigned long long)s->staleness_ms, (unsigned long long)h->opt.max_staleness_ms);
-  say(a, stale ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK, text);
-}
-
-static void json(const dw_status *s, struct answer *a) {
-  size_t n;
-  char *text = status_json(s, &n);
-  a->code = text && buf_append(&a->body, text, n) == DW_OK && buf_append(&a->body, "\n", 1) == DW_OK
-                ? MHD_HTTP_OK
-                : MHD_HTTP_INTERNAL_SERVER_ERROR;
-  a->type = "application/json";
-  free(text);
-}
-
-static void metrics(const struct http_server *h, const dw_status *s, struct answer *a) {
-  struct resp_metrics m;
-  if (h->opt.resp) resp_server_metrics(h->opt.resp, &m);
-  a->code = metrics_text(s, h->opt.resp ? &m : NULL, &a->body) == DW_OK ? MHD_HTTP_OK : MHD_HTTP_INTERNAL_SERVER_ERROR;
-  a->type = "text/plain; version=0.0.4; charset=utf-8";
-}
-
-static void route(const struct http_server *h, const char *url, struct answer *a) {
-  dw_status *s = malloc(sizeof *s);
-  if (!s || dw_status_get(h->e, s)) {
-    say(a, MHD_HTTP_INTERNAL_SERVER_ERROR, "no memory\n");
-  } else if (strcmp(url, "/metrics") == 0) {
-    metrics(h, s, a);
-  } else if (strcmp(url, "/healthz") == 0) {
-    health(s, a);
-  } else if (strcmp(url, "/readyz") == 0) {
-    ready(h, s, a);
-  } else if (strcmp(url, "/status") == 0) {
-    json(s, a);
-  } else if (strcmp(url, "/") == 0) {
-    say(a, MHD_HTTP_OK, "dabbawal\n/metrics  Prometheus\n/healthz  200 while the node works\n"
-                        "/readyz   200 while reads are within the bound\n/status   JSON\n");
-  } else {
-    say(a, MHD_HTTP_NOT_FOUND, "not found\n");
+  struct node_view *v = calloc(1, sizeof *v);
+  int rc = v ? h->opt.collect(h->opt.arg, v) : DW_NO_MEMORY;
+  if (v) v->http_requests = atomic_load(&h->requests);
+  if (rc == DW_OK) rc = pages[i].make(h, v, p);
+  free(v);
+  if (rc) {
+    p->body.len = 0;
+    p->type = "text/plain; charset=utf-8";
+    page_text(p, MHD_HTTP_INTERNAL_SERVER_ERROR, "the status can't be had just now");
   }
-  free(s);
 }
 
-static enum MHD_Result handle(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
-                              const char *version, const char *upload, size_t *upload_size, void **state) {
-  static int seen;
-  struct http_server *h = cls;
+/* ---- libmicrohttpd ------------------------------------------------------------------------------ */
+
+static enum MHD_Result answer(struct MHD_Connection *c, struct page *p, const char *allow) {
+  /* The response takes the body over and frees it. */
+  struct MHD_Response *r = MHD_create_response_from_buffer(
+      p->body.len, p->body.data, p->body.data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+  if (!r) {
+    buf_free(&p->body);
+    return MHD_NO;
+  }
+  MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, p->type);
+  MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+  if (allow) MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, allow);
+  enum MHD_Result rc = MHD_queue_response(c, p->status, r);
+  MHD_destroy_response(r);
+  return rc;
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const char *url, const char *method,
+                                  const char *version, const char *upload, size_t *upload_size, void **state) {
+  struct http_server *h = arg;
+  struct page p = {.type = "text/plain; charset=utf-8"};
   (void)version, (void)upload;
+  if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
+    if (*state) return MHD_NO;
+    *state = h;
+    atomic_fetch_add(&h->requests, 1);
+    page_text(&p, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD");
+    return answer(c, &p, "GET, HEAD");
+  }
   if (!*state) { /* headers only so far */
-    *state = &seen;
+    *state = h;
     return MHD_YES;
   }
-  if (*upload_size) { /* a body is of no interest */
+  if (*upload_size) { /* a body that nobody wants */
     *upload_size = 0;
     return MHD_YES;
   }
-  struct answer a = {0};
-  bool get = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
-  if (get)
-    route(h, url, &a);
-  else
-    say(&a, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-  struct MHD_Response *r = MHD_create_response_from_buffer(a.body.len, a.body.data, MHD_RESPMEM_MUST_COPY);
-  buf_free(&a.body);
-  if (!r) return MHD_NO;
-  if (a.type) MHD_add_response_header(r, "Content-Type", a.type);
-  if (!get) MHD_add_response_header(r, "Allow", "GET, HEAD");
-  MHD_add_response_header(r, "Cache-Control", "no-store");
-  enum MHD_Result sent = MHD_queue_response(conn, a.code, r);
-  MHD_destroy_response(r);
-  return sent;
+  atomic_fetch_add(&h->requests, 1);
+  make_page(h, url, &p);
+  return answer(c, &p, NULL);
 }
 
-/* libmicrohttpd writes its complaints to stderr by default; a peer's broken request is not worth a line. */
-static void quiet(void *cls, const char *fmt, va_list ap) { (void)cls, (void)fmt, (void)ap; }
-
-int http_server_start(dw_engine *e, const struct http_options *opt, struct http_server **out) {
+static int listen_socket(const char *address, int *out) {
   struct addrinfo *found = NULL;
-  int rc = net_resolve(opt->listen, true, &found);
+  int rc = net_resolve(address, true, &found), one = 1;
   if (rc) return rc;
-  struct http_server *h = calloc(1, sizeof *h);
-  if (!h) {
-    freeaddrinfo(found);
-    return dw_fail_nomem(sizeof *h);
+  int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) || listen(fd, 128)) {
+    rc = dw_fail_errno(errno, "can't listen on %s for HTTP", address);
+    if (fd >= 0) close(fd);
+  } else {
+    *out = fd;
   }
-  h->e = e;
-  h->opt = *opt;
-  unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_AUTO | MHD_USE_ERROR_LOG;
-  if (found->ai_family == AF_INET6) flags |= MHD_USE_IPv6;
-  errno = 0;
-  h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, quiet, NULL, MHD_OPTION_SOCK_ADDR,
-                               found->ai_addr, MHD_OPTION_CONNECTION_LIMIT, 256u, MHD_OPTION_CONNECTION_TIMEOUT, 15u,
-                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
-                               MHD_OPTION_END);
-  int err = errno;
   freeaddrinfo(found);
+  return rc;
+}
+
+int http_server_start(const struct http_options *opt, struct http_server **out) {
+  struct http_server *h = calloc(1, sizeof *h);
+  int fd = -1;
+  int rc = h ? listen_socket(opt->listen, &fd) : dw_fail_nomem(sizeof *h);
+  if (rc) goto fail;
+  h->opt = *opt;
+  h->opt.listen = NULL; /* borrowed */
+  struct sockaddr_storage at = {0};
+  socklen_t n = sizeof at;
+  if (getsockname(fd, (struct sockaddr *)&at, &n) == 0) h->port = (uint16_t)net_port((struct sockaddr *)&at);
+  h->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL, 0, NULL, NULL, on_request, h,
+                               MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
+                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)REQUEST_BYTES_MAX,
+                               MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_END);
   if (!h->daemon) {
-    free(h);
-    return dw_fail(DW_IO, "HTTP: can't listen on %s: %s", opt->listen, strerror(err ? err : EADDRINUSE));
+    rc = dw_fail(DW_IO, "the HTTP server on %s didn't start", opt->listen);
+    goto fail;
   }
-  const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_LISTEN_FD);
-  struct sockaddr_storage bound;
-  socklen_t len = sizeof bound;
-  if (info && getsockname(info->listen_fd, (struct sockaddr *)&bound, &len) == 0)
-    h->port = (uint16_t)net_port((struct sockaddr *)&bound);
   *out = h;
   return DW_OK;
+fail:
+  if (fd >= 0) close(fd);
+  free(h);
+  return rc;
 }
 
-uint16_t http_server_port(const struct http_server *h) { return h->port; }
+uint16_t http_server_port(const struct http_server *h) {
+  return h->port;
+}
 
 void http_server_stop(struct http_server *h) {
   if (!h) return;
-  MHD_stop_daemon(h->daemon);
+  MHD_stop_daemon(h->daemon); /* closes the socket too */
   free(h);
 }

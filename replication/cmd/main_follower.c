@@ -1,4 +1,6 @@
-/* dabbawal-follower: copies a primary's log and serves reads. */
+/* dabbawal-follower: receives its primary's log, applies it, serves reads. All of it is in daemon.c. */
 #include "replication/cmd/daemon.h"
 
-int main(int argc, char **argv) { return daemon_main(DW_FOLLOWER, argc, argv); }
+int main(int argc, char **argv) {
+  return daemon_main(DAEMON_FOLLOWER, argc, argv);
+}

@@ -1,182 +1,250 @@
-/* Metrics in Prometheus' text format: base units, one HELP and TYPE per name, followers as labels. */
+/* Prometheus' text format. Base units (seconds, bytes), counters end in _total, every sample carries node and region;
+ * samples about a follower carry `follower` and `follower_region` besides. `promtool check metrics` must stay silent.
+ */
 #include "replication/cmd/metrics.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "replication/cmd/status_json.h"
+#include "replication/cmd/text.h"
+#include "wal/base/hash.h"
 #include "wal/base/status.h"
 
 struct exposition {
   struct buf *out;
-  int rc;
+  const struct node_view *v;
+  char base[256]; /* labels of every sample: node="..",region=".." */
+  bool no_memory;
 };
 
-static void put(struct exposition *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void put(struct exposition *x, const char *fmt, ...) {
-  char line[600];
+static void print(struct exposition *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void print(struct exposition *x, const char *fmt, ...) {
+  char text[1024];
   va_list ap;
   va_start(ap, fmt);
-  int n = vsnprintf(line, sizeof line, fmt, ap);
+  int n = vsnprintf(text, sizeof text, fmt, ap);
   va_end(ap);
-  if (x->rc == DW_OK && n > 0) x->rc = buf_append(x->out, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+  if (n < 0 || (size_t)n >= sizeof text || buf_append(x->out, text, (size_t)n)) x->no_memory = true;
 }
 
-static void head(struct exposition *x, const char *name, const char *type, const char *help) {
-  put(x, "# HELP dabbawal_%s %s\n# TYPE dabbawal_%s %s\n", name, help, name, type);
-}
-
-static void one(struct exposition *x, const char *name, const char *type, const char *help, uint64_t v) {
-  head(x, name, type, help);
-  put(x, "dabbawal_%s %" PRIu64 "\n", name, v);
-}
-
-/* A label value: quotes, backslashes and line breaks escaped. */
-static const char *label(const char *s, char *out, size_t cap) {
+/* A label's value: text, with \ and " escaped. */
+static void label(char *dst, size_t cap, const char *src) {
+  char clean[128];
   size_t n = 0;
-  for (; *s && n + 3 < cap; s++) {
-    if (*s == '"' || *s == '\\' || *s == '\n') out[n++] = '\\';
-    out[n++] = *s == '\n' ? 'n' : *s;
+  text_clean(clean, sizeof clean, src);
+  for (const char *p = clean; *p && n + 3 < cap; p++) {
+    if (*p == '\\' || *p == '"') dst[n++] = '\\';
+    dst[n++] = *p;
   }
-  out[n] = 0;
-  return out;
+  dst[n] = 0;
 }
 
-static void seconds(struct exposition *x, uint64_t ms) {
+static void family(struct exposition *x, const char *name, const char *type, const char *help) {
+  print(x, "# HELP dabbawal_%s %s\n# TYPE dabbawal_%s %s\n", name, help, name, type);
+}
+
+static void gauge(struct exposition *x, const char *name, uint64_t value, const char *help) {
+  family(x, name, "gauge", help);
+  print(x, "dabbawal_%s{%s} %llu\n", name, x->base, (unsigned long long)value);
+}
+
+static void counter(struct exposition *x, const char *name, uint64_t value, const char *help) {
+  family(x, name, "counter", help);
+  print(x, "dabbawal_%s{%s} %llu\n", name, x->base, (unsigned long long)value);
+}
+
+static void seconds(char *dst, size_t cap, uint64_t ms) {
   if (ms == UINT64_MAX)
-    put(x, "NaN\n");
+    snprintf(dst, cap, "+Inf");
   else
-    put(x, "%" PRIu64 ".%03u\n", ms / 1000, (unsigned)(ms % 1000));
+    snprintf(dst, cap, "%llu.%03u", (unsigned long long)(ms / 1000), (unsigned)(ms % 1000));
 }
 
-static void node(struct exposition *x, const dw_status *s) {
-  char region[2 * DW_REGION_BYTES];
-  head(x, "node_info", "gauge", "Who this node is; always 1.");
-  put(x, "dabbawal_node_info{node_id=\"%" PRIu64 "\",region=\"%s\",role=\"%s\",mode=\"%s\",version=\"%s\"} 1\n", s->node_id,
-      label(s->region, region, sizeof region), status_role(s->role), status_mode(s->mode), dw_version());
-  one(x, "up", "gauge", "1 while the log and the store work.", !s->failed);
-  one(x, "primary", "gauge", "1 on a primary.", s->role == DW_PRIMARY);
-  one(x, "epoch", "gauge", "Epoch of the log.", s->epoch);
-  head(x, "lsn", "gauge", "Log sequence numbers of this node by stage.");
-  const struct {
-    const char *stage;
-    dw_lsn lsn;
-  } stages[] = {{"written", s->written_lsn}, {"durable", s->durable_lsn}, {"commit", s->commit_lsn},
-                {"applied", s->applied_lsn}, {"persisted", s->persisted_lsn}, {"oldest", s->oldest_lsn}};
-  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
-    put(x, "dabbawal_lsn{stage=\"%s\"} %" PRIu64 "\n", stages[i].stage, stages[i].lsn);
-  head(x, "staleness_seconds", "gauge", "Age of the data that reads see here; 0 on a primary, NaN: unknown.");
-  put(x, "dabbawal_staleness_seconds ");
-  seconds(x, s->staleness_ms);
-  one(x, "degraded", "gauge", "1 while semi-sync acts as async.", s->degraded != 0);
-  one(x, "degraded_total", "counter", "How often semi-sync degraded.", s->degraded_count);
-  one(x, "degraded_commits_total", "counter", "Commits without the acks that semi-sync asks for.", s->degraded_commits);
-  one(x, "commits_total", "counter", "Commits answered OK.", s->commits);
-  one(x, "log_raw_bytes_total", "counter", "Bytes appended to the log before compression.", s->raw_bytes);
-  one(x, "log_stored_bytes_total", "counter", "Bytes appended to the log as stored.", s->stored_bytes);
-  one(x, "log_syncs_total", "counter", "fdatasyncs of the log.", s->syncs);
-  one(x, "log_size_bytes", "gauge", "Size of the log's segment files.", s->log_bytes);
-  one(x, "store_keys", "gauge", "Keys in the store, estimated.", s->approximate_keys);
-  one(x, "store_stalled", "gauge", "1 while the store holds writes back.", s->write_stalled != 0);
-  one(x, "bootstraps_total", "counter", "Checkpoints sent (primary) or installed (follower).", s->bootstraps);
-  if (s->role == DW_FOLLOWER) {
-    head(x, "primary_link", "gauge", "State of the link to the primary; the present one is 1.");
-    for (int i = DW_PEER_DISCONNECTED; i <= DW_PEER_REFUSED; i++)
-      put(x, "dabbawal_primary_link{state=\"%s\"} %d\n", status_peer_state((dw_peer_state)i), s->primary_state == (dw_peer_state)i);
+static void node_metrics(struct exposition *x) {
+  const dw_status *s = &x->v->status;
+  char hex[33], age[32];
+  struct hash128 cluster;
+  memcpy(cluster.b, s->cluster_id, 16);
+  hash128_hex(&cluster, hex);
+  family(x, "build_info", "gauge", "Always 1; the version is in the label.");
+  print(x, "dabbawal_build_info{%s,version=\"%s\"} 1\n", x->base, dw_version());
+  family(x, "node_info", "gauge", "Always 1; role and cluster are in the labels.");
+  print(x, "dabbawal_node_info{%s,role=\"%s\",cluster=\"%s\"} 1\n", x->base, status_role(s->role), hex);
+  family(x, "commit_mode_info", "gauge", "Always 1; the node's default commit mode and ack level are in the labels.");
+  print(x, "dabbawal_commit_mode_info{%s,mode=\"%s\",ack=\"%s\"} 1\n", x->base, status_mode(s->mode),
+        status_ack(s->ack));
+  gauge(x, "required_acks", s->mode == DW_ASYNC ? 0 : s->acks, "Followers that a commit waits for by default.");
+  gauge(x, "epoch", s->epoch, "Epoch of the log: one more with each opening of a primary.");
+  gauge(x, "written_lsn", s->written_lsn, "Last LSN in this node's log.");
+  gauge(x, "durable_lsn", s->durable_lsn, "Last LSN synced in this node's log.");
+  gauge(x, "commit_lsn", s->commit_lsn, "Last committed LSN that this node knows of.");
+  gauge(x, "applied_lsn", s->applied_lsn, "Last LSN that reads on this node see.");
+  gauge(x, "persisted_lsn", s->persisted_lsn, "Last LSN in the store's files; replay after a crash starts here.");
+  gauge(x, "oldest_lsn", s->oldest_lsn, "First LSN that the log still holds; 0 if it is empty.");
+  family(x, "staleness_seconds", "gauge", "Upper bound of the age of the data read here; +Inf if unknown.");
+  seconds(age, sizeof age, s->staleness_ms);
+  print(x, "dabbawal_staleness_seconds{%s} %s\n", x->base, age);
+  gauge(x, "degraded", s->degraded != 0, "1 while semi-sync acts as async.");
+  counter(x, "degraded_commits_total", s->degraded_commits, "Commits without the acks that semi-sync asks for.");
+  counter(x, "degradations_total", s->degraded_count, "How often semi-sync fell back to async.");
+  gauge(x, "failed", s->failed != 0, "1 if the log or the store stopped after an error.");
+  counter(x, "bootstraps_total", s->bootstraps, "Checkpoints sent (primary) or installed (follower).");
+  if (s->role == DW_FOLLOWER)
+    gauge(x, "primary_connected",
+          s->primary_state == DW_PEER_BOOTSTRAPPING || s->primary_state == DW_PEER_CATCHING_UP ||
+              s->primary_state == DW_PEER_STREAMING,
+          "1 while the link to the primary is up.");
+}
+
+static void storage_metrics(struct exposition *x) {
+  const dw_status *s = &x->v->status;
+  counter(x, "commits_total", s->commits, "Commits since the start.");
+  counter(x, "log_raw_bytes_total", s->raw_bytes, "Bytes of commits appended to the log, before compression.");
+  counter(x, "log_stored_bytes_total", s->stored_bytes, "Bytes of commits appended to the log, as stored and shipped.");
+  counter(x, "log_syncs_total", s->syncs, "Syncs of the log to disk.");
+  gauge(x, "log_size_bytes", s->log_bytes, "Size of the log's files in use.");
+  gauge(x, "store_keys", s->approximate_keys, "Estimated number of keys.");
+  gauge(x, "store_write_stalled", s->write_stalled != 0, "1 while the store holds writes back.");
+}
+
+typedef uint64_t (*follower_fn)(const dw_follower_status *);
+static uint64_t f_received(const dw_follower_status *f) {
+  return f->received_lsn;
+}
+static uint64_t f_durable(const dw_follower_status *f) {
+  return f->durable_lsn;
+}
+static uint64_t f_applied(const dw_follower_status *f) {
+  return f->applied_lsn;
+}
+static uint64_t f_lag_lsns(const dw_follower_status *f) {
+  return f->lag_lsns;
+}
+static uint64_t f_lag_bytes(const dw_follower_status *f) {
+  return f->lag_bytes;
+}
+static uint64_t f_lag_ms(const dw_follower_status *f) {
+  return f->lag_ms;
+}
+static uint64_t f_staleness(const dw_follower_status *f) {
+  return f->staleness_ms;
+}
+static uint64_t f_sent(const dw_follower_status *f) {
+  return f->sent_bytes;
+}
+static uint64_t f_connected(const dw_follower_status *f) {
+  return f->state == DW_PEER_BOOTSTRAPPING || f->state == DW_PEER_CATCHING_UP || f->state == DW_PEER_STREAMING;
+}
+
+static void follower_metrics(struct exposition *x) {
+  static const struct {
+    const char *name, *type;
+    follower_fn value;
+    bool ms;
+    const char *help;
+  } families[] = {
+      {"follower_received_lsn", "gauge", f_received, false, "Last LSN that the follower has received."},
+      {"follower_durable_lsn", "gauge", f_durable, false, "Last LSN that the follower has synced."},
+      {"follower_applied_lsn", "gauge", f_applied, false, "Last LSN that reads on the follower see."},
+      {"follower_lag_lsns", "gauge", f_lag_lsns, false, "LSNs written here that the follower has not applied."},
+      {"follower_lag_bytes", "gauge", f_lag_bytes, false, "Log bytes not yet sent to the follower."},
+      {"follower_lag_seconds", "gauge", f_lag_ms, true, "How long the oldest commit it lacks has been waiting."},
+      {"follower_staleness_seconds", "gauge", f_staleness, true, "As the follower last reported; +Inf if unknown."},
+      {"follower_connected", "gauge", f_connected, false, "1 while the follower is connected."},
+      {"follower_sent_bytes_total", "counter", f_sent, false, "Bytes sent to the follower on its connection."},
+  };
+  const dw_status *s = &x->v->status;
+  for (size_t i = 0; s->follower_count && i < sizeof families / sizeof *families; i++) {
+    family(x, families[i].name, families[i].type, families[i].help);
+    for (uint32_t k = 0; k < s->follower_count && k < DW_STATUS_MAX_FOLLOWERS; k++) {
+      const dw_follower_status *f = &s->followers[k];
+      char region[2 * DW_REGION_BYTES + 4], value[32];
+      label(region, sizeof region, f->region);
+      uint64_t v = families[i].value(f);
+      if (families[i].ms)
+        seconds(value, sizeof value, v);
+      else
+        snprintf(value, sizeof value, "%llu", (unsigned long long)v);
+      print(x, "dabbawal_%s{%s,follower=\"%llu\",follower_region=\"%s\"} %s\n", families[i].name, x->base,
+            (unsigned long long)f->node_id, region, value);
+    }
   }
 }
 
-static void follower_head(struct exposition *x, const char *name, const dw_follower_status *f, const char *more) {
-  char region[2 * DW_REGION_BYTES];
-  put(x, "dabbawal_follower_%s{follower=\"%" PRIu64 "\",region=\"%s\"%s} ", name, f->node_id,
-      label(f->region, region, sizeof region), more);
+static void front_end_metrics(struct exposition *x) {
+  const struct resp_metrics *r = &x->v->resp;
+  if (x->v->has_resp) {
+    gauge(x, "resp_connections", r->connections, "Redis clients connected.");
+    counter(x, "resp_connections_accepted_total", r->connections_total, "Redis clients accepted.");
+    counter(x, "resp_connections_rejected_total", r->rejected_total, "Redis clients turned away: too many.");
+    counter(x, "resp_commands_total", r->commands_total, "Commands of Redis clients.");
+    counter(x, "resp_errors_total", r->errors_total, "Commands answered with an error.");
+    counter(x, "resp_reads_total", r->reads_total, "Keys read by Redis clients.");
+    counter(x, "resp_writes_total", r->writes_total, "Commits of Redis clients.");
+    counter(x, "resp_stale_reads_total", r->stale_total, "Reads refused because the data was too old.");
+    counter(x, "resp_indoubt_writes_total", r->indoubt_total, "Writes that timed out in doubt.");
+  }
+  counter(x, "http_requests_total", x->v->http_requests, "HTTP requests.");
+  family(x, "process_start_time_seconds", "gauge", "When the process started, Unix time.");
+  print(x, "dabbawal_process_start_time_seconds{%s} %.3f\n", x->base, x->v->start_time_s);
+  gauge(x, "process_resident_memory_bytes", x->v->resident_bytes, "Resident memory of the process.");
+  gauge(x, "process_open_fds", x->v->open_fds, "Open file descriptors.");
 }
 
-static void followers(struct exposition *x, const dw_status *s) {
-  if (!s->follower_count) return;
-  const dw_follower_status *end = s->followers + s->follower_count;
-  head(x, "follower_connected", "gauge", "1 while the follower is connected.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "connected", f, "");
-    put(x, "%d\n", f->state != DW_PEER_DISCONNECTED && f->state != DW_PEER_REFUSED);
-  }
-  head(x, "follower_lsn", "gauge", "What the follower has acknowledged, by level.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "lsn", f, ",level=\"received\"");
-    put(x, "%" PRIu64 "\n", f->received_lsn);
-    follower_head(x, "lsn", f, ",level=\"durable\"");
-    put(x, "%" PRIu64 "\n", f->durable_lsn);
-    follower_head(x, "lsn", f, ",level=\"applied\"");
-    put(x, "%" PRIu64 "\n", f->applied_lsn);
-  }
-  head(x, "follower_lag_lsns", "gauge", "Commits written here that the follower has not applied.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "lag_lsns", f, "");
-    put(x, "%" PRIu64 "\n", f->lag_lsns);
-  }
-  head(x, "follower_lag_bytes", "gauge", "Log bytes not yet sent to the follower.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "lag_bytes", f, "");
-    put(x, "%" PRIu64 "\n", f->lag_bytes);
-  }
-  head(x, "follower_lag_seconds", "gauge", "How long the oldest commit that it has not applied has been waiting.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "lag_seconds", f, "");
-    seconds(x, f->lag_ms);
-  }
-  head(x, "follower_staleness_seconds", "gauge", "Age of the follower's data as it last reported; NaN: unknown.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "staleness_seconds", f, "");
-    seconds(x, f->staleness_ms);
-  }
-  head(x, "follower_sent_bytes_total", "counter", "Bytes sent to the follower on its present connection and before.");
-  for (const dw_follower_status *f = s->followers; f < end; f++) {
-    follower_head(x, "sent_bytes_total", f, "");
-    put(x, "%" PRIu64 "\n", f->sent_bytes);
-  }
+int metrics_render(const struct node_view *v, struct buf *out) {
+  struct exposition x = {.out = out, .v = v};
+  char region[2 * DW_REGION_BYTES + 4];
+  label(region, sizeof region, v->status.region);
+  snprintf(x.base, sizeof x.base, "node=\"%llu\",region=\"%s\"", (unsigned long long)v->status.node_id, region);
+  node_metrics(&x);
+  storage_metrics(&x);
+  follower_metrics(&x);
+  front_end_metrics(&x);
+  return x.no_memory ? dw_fail_nomem(out->len) : DW_OK;
 }
 
-static void resp(struct exposition *x, const struct resp_metrics *m) {
-  one(x, "resp_connections", "gauge", "Open Redis client connections.", m->connections);
-  one(x, "resp_connections_total", "counter", "Redis client connections accepted.", m->connections_total);
-  one(x, "resp_rejected_connections_total", "counter", "Redis client connections over --max-clients.", m->rejected_total);
-  one(x, "resp_commands_total", "counter", "Commands processed.", m->commands_total);
-  one(x, "resp_errors_total", "counter", "Error replies.", m->errors_total);
-  one(x, "resp_reads_total", "counter", "Keys read.", m->reads_total);
-  one(x, "resp_writes_total", "counter", "Commits asked for.", m->writes_total);
-  one(x, "resp_stale_total", "counter", "Reads refused because their consistency could not be met.", m->stale_total);
-  one(x, "resp_indoubt_total", "counter", "Writes answered in doubt.", m->indoubt_total);
-}
-
-static uint64_t count_fds(void) {
+void metrics_process(struct node_view *v) {
+  unsigned long long pages = 0, resident = 0;
+  FILE *f = fopen("/proc/self/statm", "re");
+  if (f) {
+    if (fscanf(f, "%llu %llu", &pages, &resident) != 2) resident = 0;
+    fclose(f);
+  }
+  v->resident_bytes = resident * (uint64_t)sysconf(_SC_PAGESIZE);
+  v->open_fds = 0;
   DIR *d = opendir("/proc/self/fd");
-  uint64_t n = 0;
-  if (!d) return 0;
-  while (readdir(d)) n++;
+  if (!d) return;
+  for (const struct dirent *e; (e = readdir(d));) v->open_fds += e->d_name[0] != '.';
   closedir(d);
-  return n > 3 ? n - 3 : 0; /* without . and .. and the one that looked */
+  v->open_fds--; /* the directory itself */
 }
 
-static void process(struct exposition *x) {
-  unsigned long long pages = 0;
-  FILE *f = fopen("/proc/self/statm", "r");
-  if (f && fscanf(f, "%*s %llu", &pages) != 1) pages = 0;
-  if (f) fclose(f);
-  put(x, "# HELP process_resident_memory_bytes Resident memory.\n# TYPE process_resident_memory_bytes gauge\n"
-         "process_resident_memory_bytes %llu\n",
-      pages * (unsigned long long)sysconf(_SC_PAGESIZE));
-  put(x, "# HELP process_open_fds Open file descriptors.\n# TYPE process_open_fds gauge\nprocess_open_fds %" PRIu64 "\n", count_fds());
+/* ---- probes ------------------------------------------------------------------------------------ */
+
+bool node_healthy(const dw_status *s, char *why, size_t cap) {
+  snprintf(why, cap, "ok");
+  if (!s->failed) return true;
+  snprintf(why, cap, "failed: %s", s->error[0] ? s->error : "the log or the store has stopped");
+  return false;
 }
 
-int metrics_text(const dw_status *s, const struct resp_metrics *m, struct buf *out) {
-  struct exposition x = {out, DW_OK};
-  node(&x, s);
-  followers(&x, s);
-  if (m) resp(&x, m);
-  process(&x);
-  return x.rc;
+bool node_ready(const dw_status *s, uint64_t bound, char *why, size_t cap) {
+  if (!node_healthy(s, why, cap)) return false;
+  snprintf(why, cap, "ready role=%s", status_role(s->role));
+  if (s->role == DW_PRIMARY) return true;
+  if (s->staleness_ms == UINT64_MAX) {
+    snprintf(why, cap, "not ready: staleness_ms=unknown primary=%s state=%s", s->primary,
+             status_peer_state(s->primary_state));
+    return false;
+  }
+  bool ready = !bound || s->staleness_ms <= bound;
+  int n = snprintf(why, cap, "%s staleness_ms=%llu",
+                   ready ? "ready role=follower" : "not ready:", (unsigned long long)s->staleness_ms);
+  if (bound && n > 0 && (size_t)n < cap)
+    snprintf(why + n, cap - (size_t)n, " bound_ms=%llu", (unsigned long long)bound);
+  return ready;
 }

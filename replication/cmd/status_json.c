@@ -1,92 +1,116 @@
-/* dw_status as JSON, with cJSON. Numbers beyond 2^53 would lose digits in a double, so LSNs and ids are written raw. */
+/* dw_status as JSON. LSNs and counters are numbers (written exactly, not through a double), ids are strings (64 bits do
+ * not survive JavaScript), what is unknown is null. Regions and error texts may come from other nodes: cleaned first.
+ */
 #include "replication/cmd/status_json.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-const char *status_role(dw_role r) { return r == DW_PRIMARY ? "primary" : "follower"; }
+#include "replication/cmd/text.h"
+#include "wal/base/hash.h"
 
-const char *status_mode(dw_mode m) { return m == DW_SYNC ? "sync" : m == DW_SEMI_SYNC ? "semi-sync" : "async"; }
+const char *status_role(dw_role r) {
+  return r == DW_FOLLOWER ? "follower" : "primary";
+}
 
-const char *status_ack(dw_ack a) { return a == DW_ACK_RECEIVED ? "received" : a == DW_ACK_APPLIED ? "applied" : "durable"; }
+const char *status_mode(dw_mode m) {
+  return m == DW_SYNC ? "sync" : m == DW_SEMI_SYNC ? "semi-sync" : "async";
+}
+
+const char *status_ack(dw_ack a) {
+  return a == DW_ACK_RECEIVED ? "received" : a == DW_ACK_APPLIED ? "applied" : "durable";
+}
 
 const char *status_peer_state(dw_peer_state s) {
-  static const char *const names[] = {"disconnected", "connecting", "bootstrapping", "catching-up", "streaming", "refused"};
+  static const char *const names[] = {"disconnected", "connecting", "bootstrapping",
+                                      "catching-up",  "streaming",  "refused"};
   return (unsigned)s < sizeof names / sizeof *names ? names[s] : "unknown";
 }
 
-static void number(cJSON *o, const char *name, uint64_t v) {
+/* The add_* functions return false without memory, so that one && chain checks everything. */
+static bool add_u64(cJSON *o, const char *name, uint64_t v) {
   char text[24];
   snprintf(text, sizeof text, "%llu", (unsigned long long)v);
-  cJSON_AddRawToObject(o, name, text);
+  return cJSON_AddRawToObject(o, name, text) != NULL;
 }
 
-/* UINT64_MAX stands for "unknown" in dw_status. */
-static void number_or_null(cJSON *o, const char *name, uint64_t v) {
-  if (v == UINT64_MAX)
-    cJSON_AddNullToObject(o, name);
-  else
-    number(o, name, v);
+static bool add_known(cJSON *o, const char *name, uint64_t v) {
+  return v == UINT64_MAX ? cJSON_AddNullToObject(o, name) != NULL : add_u64(o, name, v);
 }
 
-static cJSON *follower(const dw_follower_status *f) {
+static bool add_id(cJSON *o, const char *name, uint64_t v) {
+  char text[24];
+  snprintf(text, sizeof text, "%llu", (unsigned long long)v);
+  return cJSON_AddStringToObject(o, name, text) != NULL;
+}
+
+static bool add_text(cJSON *o, const char *name, const char *s) {
+  char clean[512];
+  text_clean(clean, sizeof clean, s);
+  return cJSON_AddStringToObject(o, name, clean) != NULL;
+}
+
+static bool add_bool(cJSON *o, const char *name, int v) {
+  return cJSON_AddBoolToObject(o, name, v != 0) != NULL;
+}
+
+static bool add_follower(cJSON *list, const dw_follower_status *f) {
   cJSON *o = cJSON_CreateObject();
-  number(o, "node_id", f->node_id);
-  cJSON_AddStringToObject(o, "region", f->region);
-  cJSON_AddStringToObject(o, "address", f->address);
-  cJSON_AddStringToObject(o, "state", status_peer_state(f->state));
-  number(o, "received_lsn", f->received_lsn);
-  number(o, "durable_lsn", f->durable_lsn);
-  number(o, "applied_lsn", f->applied_lsn);
-  number(o, "lag_lsns", f->lag_lsns);
-  number(o, "lag_bytes", f->lag_bytes);
-  number(o, "lag_ms", f->lag_ms);
-  number_or_null(o, "staleness_ms", f->staleness_ms);
-  number(o, "sent_bytes", f->sent_bytes);
-  return o;
+  if (!o || !cJSON_AddItemToArray(list, o)) {
+    cJSON_Delete(o);
+    return false;
+  }
+  return add_id(o, "node_id", f->node_id) && add_text(o, "region", f->region) && add_text(o, "address", f->address) &&
+         add_text(o, "state", status_peer_state(f->state)) && add_u64(o, "received_lsn", f->received_lsn) &&
+         add_u64(o, "durable_lsn", f->durable_lsn) && add_u64(o, "applied_lsn", f->applied_lsn) &&
+         add_u64(o, "lag_lsns", f->lag_lsns) && add_u64(o, "lag_bytes", f->lag_bytes) &&
+         add_u64(o, "lag_ms", f->lag_ms) && add_known(o, "staleness_ms", f->staleness_ms) &&
+         add_u64(o, "sent_bytes", f->sent_bytes);
+}
+
+/* Before the node's own fields, so that a reader that greps for the last "applied_lsn" gets the node's. */
+static bool add_followers(cJSON *o, const dw_status *s) {
+  cJSON *list = cJSON_AddArrayToObject(o, "followers");
+  if (!list) return false;
+  for (uint32_t i = 0; i < s->follower_count && i < DW_STATUS_MAX_FOLLOWERS; i++)
+    if (!add_follower(list, &s->followers[i])) return false;
+  return true;
+}
+
+static bool add_identity(cJSON *o, const dw_status *s) {
+  struct hash128 cluster;
+  char hex[33];
+  memcpy(cluster.b, s->cluster_id, 16);
+  hash128_hex(&cluster, hex);
+  return add_text(o, "role", status_role(s->role)) && add_id(o, "node_id", s->node_id) &&
+         add_text(o, "cluster_id", hash128_zero(&cluster) ? "" : hex) && add_text(o, "region", s->region) &&
+         add_text(o, "version", dw_version());
+}
+
+static bool add_state(cJSON *o, const dw_status *s) {
+  bool done = add_u64(o, "epoch", s->epoch) && add_text(o, "mode", status_mode(s->mode)) &&
+              add_text(o, "ack", status_ack(s->ack)) && add_u64(o, "acks", s->acks) &&
+              add_bool(o, "degraded", s->degraded) && add_u64(o, "degraded_commits", s->degraded_commits) &&
+              add_u64(o, "degraded_count", s->degraded_count) && add_u64(o, "written_lsn", s->written_lsn) &&
+              add_u64(o, "durable_lsn", s->durable_lsn) && add_u64(o, "commit_lsn", s->commit_lsn) &&
+              add_u64(o, "applied_lsn", s->applied_lsn) && add_u64(o, "persisted_lsn", s->persisted_lsn) &&
+              add_u64(o, "oldest_lsn", s->oldest_lsn) && add_known(o, "staleness_ms", s->staleness_ms) &&
+              add_u64(o, "commits", s->commits) && add_u64(o, "raw_bytes", s->raw_bytes) &&
+              add_u64(o, "stored_bytes", s->stored_bytes) && add_u64(o, "syncs", s->syncs) &&
+              add_u64(o, "log_bytes", s->log_bytes) && add_u64(o, "approximate_keys", s->approximate_keys) &&
+              add_bool(o, "write_stalled", s->write_stalled) && add_bool(o, "failed", s->failed) &&
+              add_text(o, "error", s->error) && add_u64(o, "listen_port", s->listen_port) &&
+              add_u64(o, "bootstraps", s->bootstraps);
+  if (done && s->role == DW_FOLLOWER)
+    done = add_text(o, "primary", s->primary) && add_text(o, "primary_state", status_peer_state(s->primary_state));
+  return done;
 }
 
 char *status_json(const dw_status *s, size_t *n) {
   cJSON *o = cJSON_CreateObject();
-  char cluster[33];
-  for (int i = 0; i < 16; i++) snprintf(cluster + 2 * i, 3, "%02x", s->cluster_id[i]);
-  cJSON_AddStringToObject(o, "version", dw_version());
-  cJSON_AddStringToObject(o, "role", status_role(s->role));
-  number(o, "node_id", s->node_id);
-  cJSON_AddStringToObject(o, "cluster_id", cluster);
-  cJSON_AddStringToObject(o, "region", s->region);
-  number(o, "epoch", s->epoch);
-  cJSON_AddStringToObject(o, "mode", status_mode(s->mode));
-  cJSON_AddStringToObject(o, "ack", status_ack(s->ack));
-  number(o, "acks", s->acks);
-  cJSON_AddBoolToObject(o, "degraded", s->degraded);
-  number(o, "degraded_commits", s->degraded_commits);
-  number(o, "degraded_count", s->degraded_count);
-  number(o, "written_lsn", s->written_lsn);
-  number(o, "durable_lsn", s->durable_lsn);
-  number(o, "commit_lsn", s->commit_lsn);
-  number(o, "applied_lsn", s->applied_lsn);
-  number(o, "persisted_lsn", s->persisted_lsn);
-  number(o, "oldest_lsn", s->oldest_lsn);
-  number(o, "log_bytes", s->log_bytes);
-  number_or_null(o, "staleness_ms", s->staleness_ms);
-  number(o, "commits", s->commits);
-  number(o, "raw_bytes", s->raw_bytes);
-  number(o, "stored_bytes", s->stored_bytes);
-  number(o, "syncs", s->syncs);
-  number(o, "approximate_keys", s->approximate_keys);
-  cJSON_AddBoolToObject(o, "write_stalled", s->write_stalled);
-  cJSON_AddBoolToObject(o, "failed", s->failed);
-  cJSON_AddStringToObject(o, "error", s->error);
-  cJSON_AddStringToObject(o, "primary", s->primary);
-  if (s->role == DW_FOLLOWER) cJSON_AddStringToObject(o, "primary_state", status_peer_state(s->primary_state));
-  number(o, "listen_port", s->listen_port);
-  number(o, "bootstraps", s->bootstraps);
-  cJSON *followers = cJSON_AddArrayToObject(o, "followers");
-  for (uint32_t i = 0; followers && i < s->follower_count && i < DW_STATUS_MAX_FOLLOWERS; i++)
-    cJSON_AddItemToArray(followers, follower(&s->followers[i]));
-  char *text = followers ? cJSON_Print(o) : NULL;
+  char *text = o && add_identity(o, s) && add_followers(o, s) && add_state(o, s) ? cJSON_PrintUnformatted(o) : NULL;
   cJSON_Delete(o);
   if (text && n) *n = strlen(text);
   return text;

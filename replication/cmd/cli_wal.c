@@ -1,0 +1,204 @@
+/* `dabbawal wal verify DIR` and `dabbawal wal dump DIR`: look at a log, of a running node or of a dead one.
+ *
+ * DIR is a data directory (then the log of the generation that NODE names, or the newest one if NODE is gone) or a log
+ * directory itself. Nothing is written or locked. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/identity.h"
+#include "replication/cmd/cli.h"
+#include "replication/cmd/config.h"
+#include "replication/cmd/daemon.h"
+#include "wal/base/status.h"
+#include "wal/wal.h"
+
+#define SHOWN_BYTES 64u
+
+/* ---- which log --------------------------------------------------------------------------------- */
+
+struct listing {
+  bool node, segments;
+  unsigned newest; /* generation of a wal-%06u directory, 0: none */
+};
+
+static int on_entry(void *arg, const char *name, bool is_dir) {
+  struct listing *l = arg;
+  dw_lsn lsn;
+  uint64_t seq;
+  uint64_t g;
+  if (!is_dir && strcmp(name, "NODE") == 0) l->node = true;
+  if (!is_dir && segment_name_parse(name, &lsn, &seq)) l->segments = true;
+  if (is_dir && strncmp(name, "wal-", 4) == 0 && parse_number(name + 4, 1, UINT32_MAX, &g) && g > l->newest)
+    l->newest = (unsigned)g;
+  return 0;
+}
+
+static int find_log(const char *dir, char **out) {
+  struct env *env = env_posix();
+  struct listing l = {0};
+  struct node_file node;
+  int rc = env->ops->list(env, dir, on_entry, &l);
+  if (rc == DW_NOT_FOUND) return dw_fail(rc, "%s: no such directory", dir);
+  if (rc) return rc;
+  if (l.segments) {
+    *out = strdup(dir);
+    return *out ? DW_OK : dw_fail_nomem(strlen(dir));
+  }
+  if (l.node) {
+    rc = node_file_load(env, dir, &node);
+    if (rc) return rc;
+    l.newest = node.generation;
+  }
+  if (!l.newest) return dw_fail(DW_NOT_FOUND, "%s: neither a dabbawal data directory nor a log", dir);
+  *out = path_generation(dir, "wal", l.newest);
+  return *out ? DW_OK : DW_NO_MEMORY;
+}
+
+/* ---- dump -------------------------------------------------------------------------------------- */
+
+struct dump {
+  bool values; /* keys and values whole */
+  dw_lsn from;
+  struct buf scratch;
+  int rc;
+};
+
+static void print_bytes(const uint8_t *p, size_t n, bool whole) {
+  size_t shown = !whole && n > SHOWN_BYTES ? SHOWN_BYTES : n;
+  putchar('"');
+  for (size_t i = 0; i < shown; i++) {
+    switch (p[i]) {
+    case '\n': fputs("\\n", stdout); break;
+    case '\t': fputs("\\t", stdout); break;
+    case '\r': fputs("\\r", stdout); break;
+    case '"': fputs("\\\"", stdout); break;
+    case '\\': fputs("\\\\", stdout); break;
+    default:
+      if (p[i] >= 0x20 && p[i] < 0x7f)
+        putchar(p[i]);
+      else
+        printf("\\%03o", p[i]);
+    }
+  }
+  putchar('"');
+  if (shown < n) printf("... (%zu bytes)", n);
+}
+
+static void print_op(const struct dump *d, dw_lsn lsn, const struct wal_op *op) {
+  bool user = op->klen && op->key[0] == NS_USER;
+  printf("  %llu %s %s", (unsigned long long)lsn, op->type == OP_PUT ? "put" : "delete", user ? "" : "(system) ");
+  print_bytes(op->key + user, op->klen - user, d->values);
+  if (op->type == OP_PUT) {
+    putchar(' ');
+    print_bytes(op->val, op->vlen, d->values);
+  }
+  putchar('\n');
+}
+
+static int print_commits(const struct dump *d, const struct block_header *h, const uint8_t *raw, size_t n) {
+  size_t off = 0;
+  struct wal_commit c;
+  int rc;
+  for (dw_lsn lsn = h->first_lsn; (rc = payload_next_commit(raw, n, &off, &c)) == DW_OK; lsn++) {
+    size_t at = 0;
+    struct wal_op op;
+    if (lsn < d->from) continue;
+    while ((rc = body_next_op(c.body, c.body_bytes, &at, &op)) == DW_OK) print_op(d, lsn, &op);
+    if (rc != DW_NOT_FOUND) return rc;
+  }
+  return rc == DW_NOT_FOUND ? DW_OK : rc;
+}
+
+static void print_block(const char *path, uint64_t off, const struct block_header *h) {
+  char when[40], chain[33];
+  time_t s = (time_t)(h->wall_ns / 1000000000u);
+  struct tm tm = {0};
+  gmtime_r(&s, &tm);
+  strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
+  hash128_hex(&h->chain, chain);
+  const char *name = strrchr(path, '/');
+  printf("%s:%llu ", name ? name + 1 : path, (unsigned long long)off);
+  if (h->kind == BLOCK_EPOCH)
+    printf("epoch %llu begins after LSN %llu", (unsigned long long)h->epoch, (unsigned long long)h->first_lsn - 1);
+  else
+    printf("block LSN %llu..%llu epoch %llu commit_lsn %llu", (unsigned long long)h->first_lsn,
+           (unsigned long long)block_last_lsn(h), (unsigned long long)h->epoch, (unsigned long long)h->commit_lsn);
+  printf(" %s.%03uZ origin %llu %s %u/%u bytes chain %s\n", when, (unsigned)(h->wall_ns / 1000000u % 1000u),
+         (unsigned long long)h->origin_id, h->codec == BLOCK_ZSTD ? "zstd" : "raw", h->stored_bytes, h->raw_bytes,
+         chain);
+}
+
+static int on_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
+  struct dump *d = arg;
+  const uint8_t *raw;
+  size_t n;
+  print_block(path, off, &b->h);
+  if (b->h.kind == BLOCK_COMMITS) {
+    d->rc = wal_block_raw(b, &d->scratch, &raw, &n);
+    if (d->rc == DW_OK) d->rc = print_commits(d, &b->h, raw, n);
+  }
+  return d->rc || ferror(stdout); /* a closed pipe ends the walk */
+}
+
+/* ---- commands ---------------------------------------------------------------------------------- */
+
+static void print_report(const char *log, const struct wal_inspect_report *r) {
+  printf("%s\n  segments %llu, blocks %llu, commits %llu, %llu bytes\n", log, (unsigned long long)r->segments,
+         (unsigned long long)r->blocks, (unsigned long long)r->commits, (unsigned long long)r->bytes);
+  if (r->commits)
+    printf("  LSN %llu to %llu, epoch %llu\n", (unsigned long long)r->first.lsn + 1, (unsigned long long)r->last.lsn,
+           (unsigned long long)r->last.epoch);
+  else
+    printf("  no commits behind LSN %llu, epoch %llu\n", (unsigned long long)r->last.lsn,
+           (unsigned long long)r->last.epoch);
+  if (r->torn_bytes)
+    printf("  torn tail: %llu bytes behind the last whole block (being written just now, or cut off by a crash)\n",
+           (unsigned long long)r->torn_bytes);
+}
+
+static int verify(const char *log) {
+  struct wal_inspect how = {0};
+  struct wal_inspect_report r = {0};
+  int rc = wal_inspect(env_posix(), log, &how, &r);
+  if (rc == DW_OK || rc == DW_CORRUPT) print_report(log, &r);
+  if (rc == DW_OK) {
+    char chain[33];
+    hash128_hex(&r.last.chain, chain);
+    printf("sound: up to LSN %llu, chain %s\n", (unsigned long long)r.last.lsn, chain);
+  }
+  return rc;
+}
+
+static int dump(const char *log, dw_lsn from, bool values) {
+  struct dump d = {.values = values, .from = from};
+  struct wal_inspect how = {.on_block = on_block, .arg = &d, .from = from};
+  struct wal_inspect_report r = {0};
+  int rc = wal_inspect(env_posix(), log, &how, &r);
+  buf_free(&d.scratch);
+  return d.rc ? d.rc : rc;
+}
+
+int cli_wal(int argc, char **argv) {
+  const char *rest[2], *from_text = NULL;
+  bool values = false;
+  const struct cli_option options[] = {{"--from", &from_text, NULL}, {"--values", NULL, &values}};
+  size_t n;
+  uint64_t from = 0;
+  if (!cli_arguments("wal", argc, argv, options, 2, rest, 2, 2, &n)) return EXIT_CONFIG;
+  bool is_dump = strcmp(rest[0], "dump") == 0;
+  if (!is_dump && strcmp(rest[0], "verify") != 0)
+    return cli_fail("wal", EXIT_CONFIG, "unknown command '%.100s': verify or dump", rest[0]);
+  if (!is_dump && (from_text || values))
+    return cli_fail("wal", EXIT_CONFIG, "verify: --from and --values are for dump");
+  if (from_text && !parse_number(from_text, 1, UINT64_MAX, &from))
+    return cli_fail("wal", EXIT_CONFIG, "--from: '%.100s' is not an LSN", from_text);
+  char *log = NULL;
+  int rc = find_log(rest[1], &log);
+  if (rc == DW_OK) rc = is_dump ? dump(log, from, values) : verify(log);
+  free(log);
+  fflush(stdout);
+  if (rc == DW_OK) return EXIT_OK;
+  return cli_fail(is_dump ? "wal dump" : "wal verify", daemon_exit_code(rc), "%s", dw_last_error());
+}

@@ -1,0 +1,59 @@
+/* The table of all options of both daemons: name, type, bounds, where it goes, what --help says. Defaults are not here
+ * but in config_init, taken from dw_options_init, and --help prints them from there. */
+#include <stddef.h>
+
+#include "replication/cmd/config.h"
+
+#define BOTH (DAEMON_PRIMARY | DAEMON_FOLLOWER)
+#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
+#define SIZE_MAX_BYTES (1ull << 50)
+#define DAY_MS 86400000ull
+
+static const struct option_word mode_words[] = {
+    {"async", DW_ASYNC}, {"semi-sync", DW_SEMI_SYNC}, {"sync", DW_SYNC}, {NULL, 0}};
+static const struct option_word ack_words[] = {
+    {"received", DW_ACK_RECEIVED}, {"durable", DW_ACK_DURABLE}, {"applied", DW_ACK_APPLIED}, {NULL, 0}};
+static const struct option_word durability_words[] = {
+    {"disk", DW_DURABILITY_DISK}, {"os", DW_DURABILITY_OS}, {NULL, 0}};
+static const struct option_word level_words[] = {
+    {"debug", DW_LOG_DEBUG}, {"info", DW_LOG_INFO}, {"warn", DW_LOG_WARN}, {"error", DW_LOG_ERROR}, {NULL, 0}};
+
+/* clang-format off */
+const struct option option_table[] = {
+  {"data", NULL, OPTION_PATH, BOTH, BOTH, "DIR", "the data directory; made if missing", "Node", FIELD(data), 0, 0, NULL},
+  {"primary", NULL, OPTION_ADDRESS, DAEMON_FOLLOWER, DAEMON_FOLLOWER, "HOST:PORT", "the node to follow", NULL, FIELD(primary), 1, 0, NULL},
+  {"listen", NULL, OPTION_ADDRESS, BOTH, DAEMON_PRIMARY, "HOST:PORT", "where followers connect", NULL, FIELD(listen), 0, 0, NULL},
+  {"node-id", NULL, OPTION_NUMBER, BOTH, 0, "N", "unique in the cluster; drawn at random and kept if not given", NULL, FIELD(engine.node_id), 1, UINT64_MAX, NULL},
+  {"region", NULL, OPTION_TEXT, BOTH, 0, "NAME", "shown in status and metrics", NULL, FIELD(region), 0, DW_REGION_BYTES - 1, NULL},
+
+  {"resp", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve Redis clients here", "Front ends", FIELD(resp), 0, 0, NULL},
+  {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status here", NULL, FIELD(http), 0, 0, NULL},
+  {"max-staleness", NULL, OPTION_TIME, DAEMON_FOLLOWER, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
+  {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
+
+  {"mode", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},
+  {"acks", NULL, OPTION_NUMBER, DAEMON_PRIMARY, 0, "N", "how many followers, in semi-sync and sync mode", NULL, FIELD(engine.acks), 1, DW_MAX_ACKS, NULL},
+  {"ack", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "LEVEL", "what they must have done", NULL, FIELD(engine.ack), 0, 0, ack_words},
+  {"ack-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "how long a write (follower: a STRONG read) waits", NULL, FIELD(engine.ack_timeout_ms), 1, DAY_MS, NULL},
+  {"durability", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "WHAT", "synced to disk before OK, or handed to the kernel", NULL, FIELD(engine.durability), 0, 0, durability_words},
+
+  {"sync-interval", NULL, OPTION_TIME, BOTH, 0, "MS", "background sync of --durability os", "Log and store", FIELD(engine.sync_interval_ms), 1, 3600000, NULL},
+  {"segment-bytes", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "one file of the log", NULL, FIELD(engine.segment_bytes), 65536, 4ull << 30, NULL},
+  {"retain-bytes", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "log kept for followers that are away", NULL, FIELD(engine.retain_bytes), 0, SIZE_MAX_BYTES, NULL},
+  {"retain", "retain-ms", OPTION_TIME, BOTH, 0, "TIME", "likewise; whichever is reached first", NULL, FIELD(engine.retain_ms), 0, 3650 * DAY_MS, NULL},
+  {"block-cache", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "the store's cache for reads", NULL, FIELD(engine.block_cache_bytes), 0, SIZE_MAX_BYTES, NULL},
+  {"memtable", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "the store's buffer for writes", NULL, FIELD(engine.memtable_bytes), 65536, 16ull << 30, NULL},
+  {"zstd-level", NULL, OPTION_NUMBER, DAEMON_PRIMARY, 0, "N", "compression of the log, -5 to 19; 0: none", NULL, FIELD(engine.zstd_level), -5, 19, NULL},
+
+  {"heartbeat", NULL, OPTION_TIME, BOTH, 0, "MS", "heartbeats and staleness probes between nodes", "Links between nodes", FIELD(engine.heartbeat_ms), 10, 60000, NULL},
+  {"peer-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "a silent peer is disconnected", NULL, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL},
+
+  {"config", NULL, OPTION_PATH, BOTH, 0, "FILE", "lines of `name = value`, names as here; flags win", "Process", FIELD(file), 0, 0, NULL},
+  {"log-level", NULL, OPTION_WORD, BOTH, 0, "LEVEL", "the least that is logged", NULL, FIELD(log_level), 0, 0, level_words},
+  {"log-file", NULL, OPTION_PATH, BOTH, 0, "FILE", "instead of stderr; SIGHUP reopens it", NULL, FIELD(log_file), 0, 0, NULL},
+  {"pid-file", NULL, OPTION_PATH, BOTH, 0, "FILE", "written when ready, removed at the end", NULL, FIELD(pid_file), 0, 0, NULL},
+  {"help", "h", OPTION_FLAG, BOTH, 0, NULL, "this text", NULL, FIELD(help), 0, 0, NULL},
+  {"version", NULL, OPTION_FLAG, BOTH, 0, NULL, "the version", NULL, FIELD(version), 0, 0, NULL},
+};
+const size_t option_count = sizeof option_table / sizeof *option_table;
+/* clang-format on */

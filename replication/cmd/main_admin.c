@@ -1,0 +1,59 @@
+/* dabbawal: the operator's tool. Each command has its own file: cli_status.c, cli_wal.c, load_run.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "replication/cmd/cli.h"
+#include "replication/cmd/config.h"
+
+static const char help[] =
+    "usage: dabbawal COMMAND ...\n"
+    "\n"
+    "  status HOST:PORT [--watch] [--json]\n"
+    "      A node and its followers, from its --resp or --http port; --watch: anew each second.\n"
+    "\n"
+    "  load HOST:PORT FILE|- [--format deb822|tsv|resp] [--pipeline N] [--mode 'MODE'] [--timeout TIME]\n"
+    "      Writes records through the --resp port of a primary.\n"
+    "        deb822  paragraphs of a Debian index: key Package/Version/Architecture, value the paragraph\n"
+    "        tsv     key TAB value in each line; \\t, \\n and \\\\ stand for tab, line feed and backslash\n"
+    "        resp    Redis commands as redis-cli --pipe takes them\n"
+    "      Without --format: tsv for *.tsv, resp for *.resp, else deb822. --pipeline: records in flight [256].\n"
+    "      --mode: as DW.MODE, e.g. 'async', 'semisync 1', 'sync 2 applied'. --timeout: without any answer [60s].\n"
+    "      Malformed and refused records are reported, counted and skipped; the exit code is 1 if there were any.\n"
+    "\n"
+    "  checksum HOST:PORT\n"
+    "      Number of records, applied LSN, and a hash over all records; equal data gives equal hashes.\n"
+    "\n"
+    "  wal verify DIR\n"
+    "  wal dump DIR [--from LSN] [--values]\n"
+    "      Checks, or shows, the log of a data directory, in use or not. dump cuts keys and values at 64 bytes\n"
+    "      unless --values is given.\n"
+    "\n"
+    "Exit codes\n"
+    "  0  done (wal verify: the log is sound)\n"
+    "  1  something failed, or some records were not loaded\n"
+    "  2  wrong usage\n"
+    "  4  the log is corrupt, or of a newer format\n";
+
+int main(int argc, char **argv) {
+  static const struct {
+    const char *name;
+    int (*run)(int, char **);
+  } commands[] = {{"status", cli_status}, {"load", cli_load}, {"checksum", cli_checksum}, {"wal", cli_wal}};
+  if (argc < 2) {
+    fputs(help, stderr);
+    return EXIT_CONFIG;
+  }
+  for (int i = 1; i < argc; i++)
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+      fputs(help, stdout);
+      return EXIT_OK;
+    }
+  if (strcmp(argv[1], "--version") == 0) {
+    printf("dabbawal %s\n", dw_version());
+    return EXIT_OK;
+  }
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+  fprintf(stderr, "dabbawal: unknown command '%.100s': status, load, checksum or wal\n", argv[1]);
+  return EXIT_CONFIG;
+}
