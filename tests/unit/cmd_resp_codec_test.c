@@ -100,7 +100,7 @@ START_TEST(test_every_input_means_the_same_however_it_is_cut) {
   char got[512];
   parse_cut(in, n, NULL, 0, got, sizeof got);
   ck_assert_str_eq(got, want);
-  size_t every[256];
+  size_t every[256] = {0};
   for (size_t i = 0; i < n; i++) every[i] = i + 1;
   parse_cut(in, n, every, n, got, sizeof got);
   ck_assert_str_eq(got, want);
