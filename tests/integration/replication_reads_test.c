@@ -198,6 +198,27 @@ START_TEST(a_follower_without_a_primary_serves_what_it_has) {
 }
 END_TEST
 
+static void *read_once_strongly(void *arg) {
+  dw_read_options ro = {.consistency = DW_STRONG, .wait_ms = AWAIT_MS / 2};
+  snprintf(arg, 64, "%s", node_get(f1, &ro, "k"));
+  return NULL;
+}
+
+START_TEST(a_strong_read_asks_again_when_the_link_breaks_under_it) {
+  pthread_t t;
+  char got[64];
+  open_with_proxy();
+  await_applied(f1, node_put(p, "k", "v"));
+  proxy_mode(proxy, PROXY_STALL_DOWN);
+  ck_assert_int_eq(pthread_create(&t, NULL, read_once_strongly, got), 0);
+  await_status(f1, "staleness", is_stale, 500); /* by now its probe is under way and will never be answered */
+  proxy_mode(proxy, PROXY_CUT);
+  proxy_mode(proxy, PROXY_PASS);
+  pthread_join(t, NULL);
+  ck_assert_str_eq(got, "v");
+}
+END_TEST
+
 struct reader {
   pthread_t thread;
   _Atomic bool *stop;
@@ -355,6 +376,7 @@ int main(void) {
   tcase_add_test(t, a_bounded_read_is_never_older_than_its_bound);
   tcase_add_test(t, a_strong_read_sees_everything_committed_before_it_began);
   tcase_add_test(t, a_strong_read_without_the_primary_is_stale_in_time);
+  tcase_add_test(t, a_strong_read_asks_again_when_the_link_breaks_under_it);
   tcase_add_test(t, a_follower_without_a_primary_serves_what_it_has);
   tcase_add_test(t, many_strong_readers_share_probes_and_are_all_right);
   tcase_add_test(t, a_follower_of_a_follower_has_the_same_data);
