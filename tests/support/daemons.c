@@ -118,6 +118,7 @@ void daemon_start(struct daemon_proc *d) {
     }
     poll(NULL, 0, 5);
   }
+  if (d->resp_port) return; /* a restart: the same ports, which other threads may be reading */
   d->resp_port = port_in(line, "resp");
   d->http_port = port_in(line, "http");
   d->listen_port = port_in(line, "listen");
