@@ -331,6 +331,13 @@ static void take_line(struct loading *l, struct place *at, char *text) {
   if (!l->given[k].line) l->given[k].line = at->line;
 }
 
+/* Stops at the first line of a binary file, rather than find fault with each. */
+static bool is_text(char *line) {
+  for (char *p = line; *p; p++)
+    if (*p == '\t') *p = ' ';
+  return text_is_utf8(line, strlen(line));
+}
+
 static void take_file(struct loading *l, const char *path) {
   FILE *f = fopen(path, "re");
   struct place at = {.file = path};
@@ -345,8 +352,9 @@ static void take_file(struct loading *l, const char *path) {
       complain(l, &at, "the line is longer than %d bytes", FILE_LINE_MAX - 2);
       break;
     }
-    if (at.line > FILE_LINES_MAX) {
-      complain(l, &at, "more than %d lines: this is no configuration file", FILE_LINES_MAX);
+    line[strcspn(line, "\r\n")] = 0;
+    if (at.line > FILE_LINES_MAX || !is_text(line)) {
+      complain(l, &at, "this is no configuration file");
       break;
     }
     take_line(l, &at, line);

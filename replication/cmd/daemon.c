@@ -132,7 +132,8 @@ static void raise_file_limit(const struct daemon *d) {
 static bool cannot_bind(const char *address) {
   struct addrinfo *found = NULL;
   int one = 1;
-  if (!address || net_resolve(address, true, &found) != DW_OK) return false;
+  if (!address) return false;
+  if (net_resolve(address, true, &found) != DW_OK) return true;
   int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   bool failed = fd >= 0 && (bind(fd, found->ai_addr, found->ai_addrlen) || listen(fd, 1));

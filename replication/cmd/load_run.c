@@ -68,11 +68,18 @@ static int on_reply(void *arg, const struct resp_reader *r) {
   }
   char text[300];
   snprintf(text, sizeof text, "%.*s", (int)(r->text.len < 299 ? r->text.len : 299), (const char *)r->text.data);
+  if (strncmp(text, "READONLY", 8) == 0) {
+    l->refused++;
+    return dw_fail(DW_READ_ONLY, "%s (load at the primary)", text);
+  }
+  if (line == 0) { /* DW.MODE's */
+    l->refused++;
+    return dw_fail(DW_INVALID, "--mode '%s' is refused: %s", l->mode, text);
+  }
   if (strncmp(text, "INDOUBT", 7) == 0)
     complain(l, ++l->in_doubt, line, text);
   else
     complain(l, ++l->refused, line, text);
-  if (strncmp(text, "READONLY", 8) == 0) return dw_fail(DW_READ_ONLY, "load at the primary: this node is a follower");
   return DW_OK;
 }
 
@@ -129,7 +136,6 @@ static int send_mode(struct load *l) {
   int rc = resp_command_append(&l->command, argc, argv, argl);
   if (rc == DW_OK) rc = send_command(l, 0, l->command.data, l->command.len);
   if (rc == DW_OK) rc = wait_until(l, 0, 0);
-  if (rc == DW_OK && l->refused) rc = dw_fail(DW_INVALID, "the server refused --mode '%s'", l->mode);
   l->loaded = 0;
   return rc;
 }
@@ -226,15 +232,15 @@ int cli_load(int argc, char **argv) {
                                        {"--mode", &l.mode, NULL},
                                        {"--timeout", &timeout, NULL}};
   size_t n;
-  if (!cli_arguments("load", argc, argv, options, 4, rest, 2, 2, &n)) return EXIT_CONFIG;
-  l.name = rest[1];
-  bool good = pick_format(&l, format);
+  bool good = cli_arguments("load", argc, argv, options, 4, rest, 2, 2, &n);
+  l.name = n == 2 ? rest[1] : "";
+  good &= pick_format(&l, format);
   if (pipeline && !parse_number(pipeline, 1, 65536, &l.window))
     good = cli_wrong("load", "--pipeline: '%.100s' is not a number from 1 to 65536", pipeline);
   if (timeout && (!parse_duration_ms(timeout, &l.timeout_ms) || !l.timeout_ms || l.timeout_ms > 86400000))
     good = cli_wrong("load", "--timeout: '%.100s' is not a time from 1ms to 24h", timeout);
-  char *address = parse_address(rest[0]);
-  if (!address) good = cli_wrong("load", "%s", dw_last_error());
+  char *address = n ? parse_address(rest[0]) : NULL;
+  if (n && !address) good = cli_wrong("load", "%s", dw_last_error());
   int code = good ? open_input(&l) : EXIT_CONFIG;
   if (code == EXIT_OK) {
     load_progress_init(&l.progress);
