@@ -18,8 +18,7 @@
 #define OUT_IOVECS 16
 
 /* A cascaded follower's probe on its way up. Like strong reads (node_strong.c): all that wait share the next probe of
- * ours, and wait again if the link breaks. None is forgotten while its connection lives: a probe that is never answered
- * would take a place in the small table of the follower below for good. */
+ * ours, take the answer to any later one as well, and wait again if the link breaks: somebody below may be waiting. */
 struct relay {
   uint64_t id; /* of our probe; 0: waits for one */
   struct peer *peer;
@@ -382,7 +381,7 @@ static void relays_answer(struct node *n, uint64_t id, dw_lsn commit_lsn) {
   size_t kept = 0;
   for (size_t i = 0; i < f->relay_count; i++) {
     struct relay *r = &f->relays[i];
-    if (r->id == id) {
+    if (r->id && r->id <= id) {
       shipper_probe_answer(r->peer->ship, &r->probe, commit_lsn, node_now(n));
       r->peer->dirty = true;
     } else {

@@ -70,7 +70,7 @@ void strong_pump(struct node *n) {
 void strong_answered(struct node *n, uint64_t probe, dw_lsn commit_lsn) {
   pthread_mutex_lock(&n->strong_mu);
   for (struct strong_wait *w = n->strong; w; w = w->next) {
-    if (w->probe != probe || w->done) continue;
+    if (w->probe == 0 || w->probe > probe || w->done) continue; /* a later probe's answer serves an earlier one too */
     w->lsn = commit_lsn;
     w->done = true;
     pthread_cond_signal(&w->cond);
