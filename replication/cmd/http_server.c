@@ -15,7 +15,7 @@
 #include "replication/cmd/status_json.h"
 #include "wal/base/status.h"
 
-#define CONNECTIONS_MAX 64u
+#define CONNECTIONS_MAX 256u
 #define REQUEST_BYTES_MAX 16384u
 #define IDLE_SECONDS 15u
 
