@@ -21,8 +21,8 @@ static void describe(const struct resp_parser *p, const uint8_t *data, char *out
   strncat(out, ";", cap - strlen(out) - 1);
 }
 
-/* Feeds the input in pieces that end at the given cuts, as a connection's buffer would grow. Each piece is copied to memory
- * of exactly its size, so that a sanitizer sees a read beyond it. */
+/* Feeds the input in pieces that end at the given cuts, as a connection's buffer would grow. Each piece is copied to
+ * memory of exactly its size, so that a sanitizer sees a read beyond it. */
 static void parse_cut(const char *in, size_t n, const size_t *cuts, size_t ncuts, char *out, size_t cap) {
   struct resp_parser p;
   resp_parser_init(&p);
@@ -195,7 +195,8 @@ END_TEST
 
 /* Random bytes from the protocol's alphabet: no crash, no endless loop, and cutting changes nothing. */
 START_TEST(test_noise_is_harmless_and_cutting_it_changes_nothing) {
-  static const char *words[] = {"*", "1", "2", "$", "3", "\r\n", "\n", "-", "GET", "\"", "'", "\\", " ", "a", "\\x4", "\r", "0"};
+  static const char *words[] = {"*",  "1", "2",  "$", "3", "\r\n", "\n", "-", "GET",
+                                "\"", "'", "\\", " ", "a", "\\x4", "\r", "0"};
   unsigned seed = (unsigned)_i;
   char in[200] = "", whole[2048], cut[2048];
   for (int i = 0; i < 30; i++) {
@@ -219,7 +220,8 @@ START_TEST(test_replies_are_the_protocols_bytes) {
   ck_assert_int_eq(resp_nil(&out), DW_OK);
   ck_assert_int_eq(resp_nil_array(&out), DW_OK);
   ck_assert_int_eq(resp_array(&out, 2), DW_OK);
-  static const char want[] = "+OK\r\n-ERR a  b 7\r\n:-9223372036854775808\r\n$3\r\na\0b\r\n$0\r\n\r\n$-1\r\n*-1\r\n*2\r\n";
+  static const char want[] =
+      "+OK\r\n-ERR a  b 7\r\n:-9223372036854775808\r\n$3\r\na\0b\r\n$0\r\n\r\n$-1\r\n*-1\r\n*2\r\n";
   ck_assert_uint_eq(out.len, sizeof want - 1);
   ck_assert_mem_eq(out.data, want, sizeof want - 1);
   buf_free(&out);
@@ -230,29 +232,15 @@ START_TEST(test_a_glob_matches_as_in_redis) {
   static const struct {
     const char *pattern, *text;
     bool match;
-  } rows[] = {{"*", "", true},
-              {"*", "abc", true},
-              {"a*c", "abbbc", true},
-              {"a*c", "abbbd", false},
-              {"a?c", "abc", true},
-              {"a?c", "ac", false},
-              {"[a-c]x", "bx", true},
-              {"[c-a]x", "bx", true},
-              {"[^a-c]x", "bx", false},
-              {"[^a-c]x", "dx", true},
-              {"[ab", "a", true},
-              {"\\*x", "*x", true},
-              {"\\*x", "ax", false},
-              {"[\\]]", "]", true},
-              {"abc", "ab", false},
-              {"ab", "abc", false},
-              {"", "", true},
-              {"ab**", "ab", true},
-              {"a*b*c*d", "a1b2c3d", true},
-              {"h[", "h", false},
+  } rows[] = {{"*", "", true},          {"*", "abc", true},      {"a*c", "abbbc", true},       {"a*c", "abbbd", false},
+              {"a?c", "abc", true},     {"a?c", "ac", false},    {"[a-c]x", "bx", true},       {"[c-a]x", "bx", true},
+              {"[^a-c]x", "bx", false}, {"[^a-c]x", "dx", true}, {"[ab", "a", true},           {"\\*x", "*x", true},
+              {"\\*x", "ax", false},    {"[\\]]", "]", true},    {"abc", "ab", false},         {"ab", "abc", false},
+              {"", "", true},           {"ab**", "ab", true},    {"a*b*c*d", "a1b2c3d", true}, {"h[", "h", false},
               {"x\\", "x\\", true}};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-    ck_assert_msg(resp_glob(rows[i].pattern, strlen(rows[i].pattern), rows[i].text, strlen(rows[i].text)) == rows[i].match,
+    ck_assert_msg(resp_glob(rows[i].pattern, strlen(rows[i].pattern), rows[i].text, strlen(rows[i].text)) ==
+                      rows[i].match,
                   "%s against %s", rows[i].pattern, rows[i].text);
 }
 END_TEST
@@ -262,7 +250,8 @@ START_TEST(test_a_hostile_glob_takes_bounded_time) {
   for (size_t i = 0; i < 2000; i += 2) memcpy(pattern + i, "*a", 2);
   pattern[2000] = 'b';
   memset(text, 'a', sizeof text);
-  ck_assert(!resp_glob(pattern, sizeof pattern, text, sizeof text)); /* exponential time would hit the test's time-out */
+  ck_assert(
+      !resp_glob(pattern, sizeof pattern, text, sizeof text)); /* exponential time would hit the test's time-out */
 }
 END_TEST
 
