@@ -80,6 +80,29 @@ START_TEST(a_stalled_follower_holds_up_neither_the_primary_nor_the_other_and_cos
 }
 END_TEST
 
+START_TEST(a_follower_far_behind_that_takes_nothing_costs_no_memory_either) {
+  p->opt.peer_timeout_ms = f1->opt.peer_timeout_ms = 60000;
+  open_all();
+  node_close(f1);
+  await_streaming(p, 1);
+  node_fill(p, 0, MANY, BIG);
+  await_same(p, f2);
+  size_t before = allocated();
+  proxy_mode(proxy, PROXY_STALL_DOWN); /* it asks for everything and reads nothing */
+  node_open(f1);
+  dw_follower_status fs = {0};
+  for (uint64_t until = now_ms() + AWAIT_MS; now_ms() < until && fs.sent_bytes == 0;)
+    ck_assert(node_as_follower(p, f1, &fs));
+  ck_assert_uint_gt(fs.sent_bytes, 0);
+  size_t after = allocated();
+  ck_assert_msg(SANITIZED || after < before + (32u << 20), "memory grew from %zu to %zu", before, after);
+  ck_assert_uint_gt(fs.lag_bytes, (uint64_t)MANY * BIG / 4);
+  proxy_mode(proxy, PROXY_PASS);
+  await_same(p, f1);
+  assert_equal_data(p, f1);
+}
+END_TEST
+
 START_TEST(a_stalled_follower_is_disconnected_in_time_and_catches_up_later) {
   p->opt.peer_timeout_ms = f1->opt.peer_timeout_ms = 400;
   open_all();
@@ -139,6 +162,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_set_timeout(t, 180);
   tcase_add_test(t, a_stalled_follower_holds_up_neither_the_primary_nor_the_other_and_costs_no_memory);
+  tcase_add_test(t, a_follower_far_behind_that_takes_nothing_costs_no_memory_either);
   tcase_add_test(t, a_stalled_follower_is_disconnected_in_time_and_catches_up_later);
   tcase_add_test(t, a_lost_ack_on_a_quiet_system_heals);
   tcase_add_test(t, big_values_go_through);
