@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The demo: one primary, two followers, this machine's own Debian package index as data.
 #
-# Run by `./dw demo [--keep]`. Everything is on loopback, in a fresh temporary directory, on ports that the kernel
-# picks; every process is ended by its id. Steps: start, load, read from followers, kill -9, restart, compare.
+# Run by `./dw demo [--keep]`. Everything is on loopback, in a fresh temporary directory, on free ports; every process is
+# ended by its id. Steps: start, load, read from followers, kill -9, restart, compare.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -22,6 +22,20 @@ done
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/dabbawal-demo.XXXXXX")
 declare -A pid port
+# Ports below the range of outgoing connections, so that a node that is down for a moment finds its own free again.
+free_port() {
+  local p
+  while :; do
+    p=$((12000 + RANDOM % 20000))
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; then
+      printf '%s' "$p"
+      return
+    fi
+  done
+}
+for name in primary.listen primary.resp primary.http follower1.resp follower1.http follower2.resp follower2.http; do
+  port[$name]=$(free_port)
+done
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fail() {
   printf '\ndemo failed: %s\n' "$*" >&2
@@ -57,24 +71,20 @@ lsn() { field "$1" applied_lsn; }
 
 # start NAME ARGS...: waits for its "ready" line and remembers pid and ports
 start() {
-  local name=$1 exe log line key
+  local name=$1 exe log
   shift
   case $name in primary) exe=dabbawal-primary ;; *) exe=dabbawal-follower ;; esac
   log=$dir/$name.log
   : >"$log"
-  "$bin/$exe" --data "$dir/$name" --resp "127.0.0.1:${port[$name.resp]:-0}" --http "127.0.0.1:${port[$name.http]:-0}" \
+  "$bin/$exe" --data "$dir/$name" --resp "127.0.0.1:${port[$name.resp]}" --http "127.0.0.1:${port[$name.http]}" \
     "$@" 2>"$log" &
   pid[$name]=$!
   await 30 "$name to be ready" grep -q 'ready role=' "$log"
-  line=$(grep 'ready role=' "$log" | tail -n 1)
-  for key in listen resp http; do
-    port[$name.$key]=$(sed -n "s/.* $key=[^ ]*:\([0-9]*\).*/\1/p" <<<"$line")
-  done
   printf '  %-10s pid %-7s resp %-6s http %-6s %s\n' "$name" "${pid[$name]}" "${port[$name.resp]}" "${port[$name.http]}" \
     "${port[$name.listen]:+listen ${port[$name.listen]}}"
 }
 start_primary() {
-  start primary --listen "127.0.0.1:${port[primary.listen]:-0}" --mode semi-sync --acks 1 --node-id 1 --region mumbai
+  start primary --listen "127.0.0.1:${port[primary.listen]}" --mode semi-sync --acks 1 --node-id 1 --region mumbai
 }
 start_follower() { start "follower$1" --primary "127.0.0.1:${port[primary.listen]}" --node-id "1$1" --region "suburb-$1"; }
 caught_up() { [ "$(lsn "follower$1")" = "$(lsn primary)" ]; }

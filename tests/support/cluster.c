@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "tests/support/ports.h"
 #include "tests/support/cluster.h"
 #include "wal/base/env.h"
 
@@ -39,7 +40,7 @@ void cluster_init(struct cluster *c) {
     n->number = i;
     pthread_mutex_init(&n->log_mu, NULL);
     snprintf(n->dir, sizeof n->dir, "%s/node-%d", c->root, i);
-    snprintf(n->listen, sizeof n->listen, "127.0.0.1:0");
+    snprintf(n->listen, sizeof n->listen, "127.0.0.1:%d", test_pick_port());
     dw_options_init(&n->opt);
     n->opt.role = i == 0 ? DW_PRIMARY : DW_FOLLOWER;
     n->opt.node_id = (uint64_t)i + 1;

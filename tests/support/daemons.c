@@ -1,4 +1,5 @@
 #include "tests/support/daemons.h"
+#include "tests/support/ports.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -39,30 +40,14 @@ static void exe_path(const char *exe, char *out, size_t cap) {
   snprintf(out, cap, "%s/%s", bin ? bin : self, exe);
 }
 
-static int port_in(const char *line, const char *name) {
-  char key[32];
-  snprintf(key, sizeof key, " %s=", name);
-  const char *p = strstr(line, key);
-  if (!p) return 0;
-  const char *end = strchr(p + 1, ' ');
-  const char *colon = p;
-  for (const char *c = p; *c && c != end && *c != '\n'; c++)
-    if (*c == ':') colon = c;
-  return atoi(colon + 1);
-}
-
-/* The last "ready" line of the log from `from` on; false: not there yet. */
-static bool find_ready(const char *log, long from, char *line, size_t cap) {
+/* Is there a "ready" line in the log from `from` on? */
+static bool find_ready(const char *log, long from) {
   FILE *f = fopen(log, "r");
   bool found = false;
   char text[2048];
   if (!f) return false;
   fseek(f, from, SEEK_SET);
-  while (fgets(text, sizeof text, f)) {
-    if (!strstr(text, "ready role=") || !strchr(text, '\n')) continue;
-    snprintf(line, cap, "%s", text);
-    found = true;
-  }
+  while (fgets(text, sizeof text, f)) found |= strstr(text, "ready role=") && strchr(text, '\n');
   fclose(f);
   return found;
 }
@@ -86,10 +71,15 @@ static void show_log(const char *path) {
 }
 
 void daemon_start(struct daemon_proc *d) {
-  char exe[600], resp[64], http[64], listen[64], line[2048] = "";
+  char exe[600], resp[64], http[64], listen[64];
   exe_path(d->exe, exe, sizeof exe);
   snprintf(d->log, sizeof d->log, "%s.log", d->data);
   long from = size_of(d->log);
+  if (!d->resp_port) {
+    d->resp_port = test_pick_port();
+    d->http_port = test_pick_port();
+    if (strcmp(d->exe, "dabbawal-primary") == 0) d->listen_port = test_pick_port();
+  }
   char *argv[40] = {exe, "--data", d->data, "--resp", resp, "--http", http};
   int argc = 7;
   snprintf(resp, sizeof resp, "127.0.0.1:%d", d->resp_port);
@@ -109,7 +99,7 @@ void daemon_start(struct daemon_proc *d) {
     _exit(127);
   }
   double deadline = now_s() + 60;
-  while (!find_ready(d->log, from, line, sizeof line)) {
+  while (!find_ready(d->log, from)) {
     int status;
     bool died = waitpid(d->pid, &status, WNOHANG) == d->pid;
     if (died || now_s() > deadline) {
@@ -118,10 +108,6 @@ void daemon_start(struct daemon_proc *d) {
     }
     poll(NULL, 0, 5);
   }
-  if (d->resp_port) return; /* a restart: the same ports, which other threads may be reading */
-  d->resp_port = port_in(line, "resp");
-  d->http_port = port_in(line, "http");
-  d->listen_port = port_in(line, "listen");
 }
 
 void daemon_kill9(struct daemon_proc *d) {

@@ -1,4 +1,4 @@
-/* Real daemons for tests: started by fork and exec on ports that the kernel picks, killed by their pid, talked to in RESP. */
+/* Real daemons for tests: started by fork and exec on ports that are free, killed by their pid, talked to in RESP. */
 #ifndef DW_TEST_DAEMONS_H
 #define DW_TEST_DAEMONS_H
 
