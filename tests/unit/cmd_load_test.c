@@ -151,6 +151,8 @@ START_TEST(bad_tsv_lines_are_named_and_skipped) {
   expect(LOAD_TSV, "no tab\n\tv\na\\x\tb\na\tb\\\na\\", /* the last: an escape cut off by the end */
          "1!no tab between key and value;2!the key is empty;3!a backslash that is not \\t, \\n or \\\\;"
          "4!a backslash that is not \\t, \\n or \\\\;5!no tab between key and value;");
+  /* Behind the last backslash stands what an earlier, longer line has left in the buffer. */
+  expect(LOAD_TSV, "k\tvvttttt\nk\tv\\", "1:k=vvttttt;2!a backslash that is not \\t, \\n or \\\\;");
   char *big = malloc(DW_MAX_KEY_BYTES + 3);
   memset(big, 'k', DW_MAX_KEY_BYTES + 1);
   memcpy(big + DW_MAX_KEY_BYTES + 1, "\tv", 2);
