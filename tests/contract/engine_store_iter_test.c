@@ -217,7 +217,10 @@ START_TEST(readers_flushes_and_checkpoints_go_beside_the_writer) {
     ck_assert_int_eq(f.ops->open(copy_dir, &opt, &copy), DW_OK);
     ck_assert_uint_ge(history_check(f.ops, copy, 100), before);
     f.ops->close(copy);
-    ck_assert_int_eq(f.ops->flush(f.store, i % 2), DW_OK);
+    int frc = f.ops->flush(f.store, i % 2);
+    char why[300];
+    dw_error_copy(why, sizeof why);
+    ck_assert_msg(frc == DW_OK, "flush: %d %s", frc, why);
   }
   atomic_store(&stop, true);
   ck_assert_int_eq(pthread_join(writer, &complaint), 0);
