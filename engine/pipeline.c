@@ -152,7 +152,9 @@ void pipeline_callbacks(struct request_list *done) {
   struct write_request *r;
   while ((r = request_list_pop(done))) {
     if (r->rc != DW_OK) dw_fail(r->rc, "%s", r->error);
-    r->fn(r->arg, r->rc, r->rc == DW_OK || r->rc == DW_TIMEOUT ? r->lsn : 0);
+    /* as dw_write would return it: an LSN with an error means that it may be in the log */
+    bool logged = r->rc == DW_OK || r->rc == DW_TIMEOUT || r->rc == DW_IO || r->rc == DW_CLOSED;
+    r->fn(r->arg, r->rc, logged ? r->lsn : 0);
     free(r);
   }
 }
