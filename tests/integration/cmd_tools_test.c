@@ -299,6 +299,24 @@ START_TEST(a_log_is_verified_and_dumped_alive_dead_and_damaged) {
 }
 END_TEST
 
+START_TEST(dump_from_an_lsn_begins_there_even_inside_a_block) {
+  pid_t p = start("p", run_primary, "--data p --listen 0 --resp 0");
+  FILE *f = fopen("many.tsv", "w");
+  for (int i = 1; i <= 300; i++) fprintf(f, "k%d\tv\n", i);
+  fclose(f);
+  ck_assert_int_eq(run("l", cli_load, fmt("%d many.tsv --pipeline 300", port_of("p.err", "resp"))), EXIT_OK);
+  stop(p);
+  for (int from = 145; from <= 155; from++) {
+    char before[20], first[20];
+    snprintf(before, sizeof before, "\n  %d put", from - 1);
+    snprintf(first, sizeof first, "\n  %d put", from);
+    ck_assert_int_eq(run("d", cli_wal, fmt("dump p --from=%d", from)), EXIT_OK);
+    ck_assert_ptr_nonnull(strstr(slurp("d.out"), first));
+    ck_assert_ptr_null(strstr(slurp("d.out"), before));
+  }
+}
+END_TEST
+
 START_TEST(wrong_usage_of_the_tool_is_exit_code_2) {
   static const struct {
     program main_fn;
@@ -335,6 +353,7 @@ int main(void) {
   tcase_add_test(t, signals_stop_cleanly_reopen_the_log_and_the_second_one_hurries);
   tcase_add_test(t, what_is_loaded_is_on_every_node_and_status_shows_it);
   tcase_add_test(t, a_log_is_verified_and_dumped_alive_dead_and_damaged);
+  tcase_add_test(t, dump_from_an_lsn_begins_there_even_inside_a_block);
   tcase_add_test(t, wrong_usage_of_the_tool_is_exit_code_2);
   suite_add_tcase(s, t);
   return check_main(s);

@@ -127,6 +127,16 @@ START_TEST(all_mistakes_are_reported_not_only_the_first) {
 }
 END_TEST
 
+START_TEST(only_options_of_this_program_are_suggested) {
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, "--max-stalenes", "3"), DW_INVALID);
+  ck_assert_str_eq((char *)errors.data, "unknown option --max-stalenes\n");
+  config_free(&config);
+  ck_assert_int_eq(LOAD(FOLLOWER_BASE, "--max-stalenes", "3"), DW_INVALID);
+  ck_assert_str_eq((char *)errors.data, "unknown option --max-stalenes: did you mean --max-staleness?\n");
+  done();
+}
+END_TEST
+
 START_TEST(options_that_exclude_each_other_are_refused) {
   ck_assert_int_eq(LOAD(PRIMARY_BASE, "--resp", "127.0.0.1:7400"), DW_INVALID);
   ck_assert_ptr_nonnull(strstr((char *)errors.data, "--resp: 127.0.0.1:7400 is also the address of --listen"));
@@ -298,6 +308,7 @@ int main(void) {
   tcase_add_test(t, every_wrong_value_gives_one_line_that_names_the_flag);
   tcase_add_test(t, every_option_without_its_value_gives_one_line);
   tcase_add_test(t, all_mistakes_are_reported_not_only_the_first);
+  tcase_add_test(t, only_options_of_this_program_are_suggested);
   tcase_add_test(t, options_that_exclude_each_other_are_refused);
   tcase_add_test(t, values_arrive_with_their_units);
   tcase_add_test(t, a_file_fills_in_and_flags_win);
