@@ -131,7 +131,8 @@ static enum resp_result parse_args(struct resp_parser *p, const uint8_t *data, s
       if (p->pos == n) return RESP_MORE;
       if (data[p->pos] != '$') {
         char got = (char)data[p->pos];
-        snprintf(p->error, sizeof p->error, "Protocol error: expected '$', got '%c'", got < ' ' || got > '~' ? ' ' : got);
+        snprintf(p->error, sizeof p->error, "Protocol error: expected '$', got '%c'",
+                 got < ' ' || got > '~' ? ' ' : got);
         *error = p->error;
         return RESP_ERROR;
       }

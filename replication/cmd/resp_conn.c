@@ -124,14 +124,18 @@ void flush_out(struct conn *c) {
   if (c->quit && !c->inflight && !c->out.len && !c->out_sending) conn_drop(c);
 }
 
-/* The end of a turn of the loop. A connection that is flushed may find room to go on, and be dirty again. */
+/* The end of a turn of the loop. A connection that is flushed may find room to go on, and be dirty again: in the next
+ * turn, so that one who asks for much and reads fast does not keep the others waiting. */
 void flush_dirty(struct resp_server *s) {
-  for (struct conn *c; (c = s->dirty);) {
-    s->dirty = c->dirty_next;
+  struct conn *now = s->dirty;
+  s->dirty = NULL;
+  for (struct conn *c; (c = now);) {
+    now = c->dirty_next;
     c->dirty = false;
     flush_out(c);
     if (!c->closing && c->stalled && c->block == BLOCK_NONE && !c->out_sending) run_commands(c);
   }
+  if (s->dirty) uv_async_send(&s->wake);
 }
 
 /* ---- input ------------------------------------------------------------------------------------- */
@@ -203,10 +207,12 @@ static enum handled run_one(struct conn *c, const uint8_t *data) {
     conn_drop(c);
   } else {
     for (size_t i = 0; i < cmd.argc; i++) cmd.argv[i] = resp_arg_at(&c->parser, data, i, &cmd.argl[i]);
-    if (looks_like_http(&cmd))
-      conn_drop(c);
-    else
+    if (!looks_like_http(&cmd)) {
       h = resp_dispatch(c, &cmd);
+    } else {
+      server_log(c->s, DW_LOG_WARN, "RESP: %s speaks HTTP: closed (somebody's browser may have been made to)", c->peer);
+      conn_drop(c);
+    }
   }
   if (cmd.argv != small_v) free(cmd.argv);
   if (cmd.argl != small_l) free(cmd.argl);
@@ -230,6 +236,7 @@ static bool next_command(struct conn *c) {
     set_block(c, BLOCK_WRITES); /* in its turn */
   } else if (r == RESP_ERROR) {
     conn_error(c, "ERR %s", c->parse_error);
+    server_log(c->s, DW_LOG_DEBUG, "RESP: %s: %s", c->peer, c->parse_error);
     c->quit = true;
   }
   return r == RESP_COMMAND;
@@ -304,6 +311,10 @@ void conn_accept(struct resp_server *s, uv_stream_t *listener) {
   c->read = conn_default_read(s);
   if (s->conn_count > s->opt.max_clients) {
     count_up(&s->m_rejected);
+    uint64_t so_far = atomic_load(&s->m_rejected); /* 1, 2, 4, 8...: a crowd at the door must not fill the log */
+    if (!(so_far & (so_far - 1)))
+      server_log(s, DW_LOG_WARN, "RESP: %u clients are connected, refused %llu so far", s->opt.max_clients,
+                 (unsigned long long)so_far);
     conn_error(c, "ERR max number of clients reached");
     c->quit = true;
     flush_out(c);

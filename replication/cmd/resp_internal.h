@@ -277,6 +277,7 @@ bool work_busy(struct resp_server *);
 /* ---- resp_server.c ----------------------------------------------------------------------------- */
 
 uint64_t server_now_ns(void);
+void server_log(const struct resp_server *, dw_log_level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void poll_begin(struct conn *, enum block); /* the timer looks at it from now on */
 void poll_end(struct conn *);
 

@@ -13,7 +13,7 @@
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
-#define SCAN_COUNT_MAX 100000
+#define SCAN_COUNT_MAX 10000 /* fewer than COUNT is allowed, and the loop has others to serve */
 
 void scan_cursors_free(struct resp_server *s) {
   for (size_t i = 0; i < SCAN_CURSORS; i++) buf_free(&s->cursors[i].key);

@@ -7,6 +7,7 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,6 +17,16 @@
 
 uint64_t server_now_ns(void) {
   return env_posix()->ops->mono_ns(env_posix());
+}
+
+void server_log(const struct resp_server *s, dw_log_level level, const char *fmt, ...) {
+  if (!s->opt.log) return;
+  char line[400];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(line, sizeof line, fmt, ap);
+  va_end(ap);
+  s->opt.log(s->opt.log_arg, level, line);
 }
 
 /* ---- connections that the timer looks at ----------------------------------------------------------- */

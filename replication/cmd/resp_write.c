@@ -84,7 +84,6 @@ static void pending_free(struct pending_write *p) {
 }
 
 static void enqueue(struct conn *c, struct pending_write *p) {
-  p->c = c;
   *c->queue_tail = p;
   c->queue_tail = &p->next;
   c->refs++;
@@ -99,6 +98,7 @@ void queue_reply(struct conn *c, struct buf *reply) {
     conn_drop(c);
     return;
   }
+  p->c = c;
   p->done = true;
   p->reply = *reply;
   *reply = (struct buf){0};
