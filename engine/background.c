@@ -148,6 +148,17 @@ static uint64_t unpersisted_limit(const dw_engine *e) {
   return limit < 2 * e->opt.memtable_bytes ? 2 * e->opt.memtable_bytes : limit;
 }
 
+static void flush_store(dw_engine *e, struct store *store) {
+  if (store->ops->flush(store, false) == DW_OK) {
+    e->flush_failed = false;
+    return;
+  }
+  char why[300];
+  dw_error_copy(why, sizeof why);
+  if (!e->flush_failed) engine_log(e, DW_LOG_WARN, "the store can't be flushed, will be tried again: %s", why);
+  e->flush_failed = true;
+}
+
 static void poll_store(dw_engine *e) {
   struct store_ref *ref = store_ref_get(e);
   struct store_health health = {0};
@@ -173,7 +184,7 @@ static void poll_store(dw_engine *e) {
     size_t n = wal_segments(e->wal, segments, 1024);
     for (size_t i = 0; i < n && i < 1024; i++)
       if (segments[i].last_lsn > persisted.lsn) unpersisted += segments[i].bytes;
-    if (unpersisted > unpersisted_limit(e) && !health.flush_pending) (void)ref->store->ops->flush(ref->store, false);
+    if (unpersisted > unpersisted_limit(e) && !health.flush_pending) flush_store(e, ref->store);
     trim_log(e, persisted.lsn);
   }
   store_ref_put(ref);

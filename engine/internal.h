@@ -129,6 +129,7 @@ struct dw_engine {
   pthread_t thread[4];
   unsigned thread_count;
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
+  bool flush_failed;                   /* said so already; the maint thread's */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   uint64_t commits;           /* answered DW_OK or applied, since open */
 };
