@@ -91,6 +91,13 @@ START_TEST(test_a_reply_never_overtakes_a_write_that_still_waits) {
 }
 END_TEST
 
+START_TEST(test_a_protocol_error_does_not_overtake_a_write_that_still_waits) {
+  talk(fd, "DW.MODE SEMISYNC 1 TIMEOUT 300\r\n", "+OK\r\n");
+  talk(fd, "SET a 1\r\n*x\r\n", "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n");
+  talk_expect_end(fd);
+}
+END_TEST
+
 START_TEST(test_one_connections_waiting_holds_up_nobody_else) {
   int other = talk_connect(port());
   talk_send(fd, "SET a 1\r\nWAIT 1 0\r\n");
@@ -205,7 +212,7 @@ static void *set_both(void *arg) {
     add(&say, "MSET left %d right %d\r\n", i, i);
     add(&hear, "+OK\r\n");
   }
-  talk(c->fd, say.s, hear.s);
+  for (int i = 0; i < 20; i++) talk(c->fd, say.s, hear.s);
   free(say.s);
   free(hear.s);
   __atomic_store_n(&c->sum, 1, __ATOMIC_SEQ_CST);
@@ -511,6 +518,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, test_a_pipelined_get_sees_the_set_before_it);
   tcase_add_test(t, test_a_reply_never_overtakes_a_write_that_still_waits);
+  tcase_add_test(t, test_a_protocol_error_does_not_overtake_a_write_that_still_waits);
   tcase_add_test(t, test_one_connections_waiting_holds_up_nobody_else);
   tcase_add_test(t, test_a_peer_that_has_closed_its_side_gets_its_answers);
   tcase_add_test(t, test_a_client_gone_in_wait_is_forgotten);
