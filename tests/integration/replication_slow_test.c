@@ -69,7 +69,8 @@ START_TEST(a_stalled_follower_holds_up_neither_the_primary_nor_the_other_and_cos
   size_t after = allocated();
   ck_assert_msg(with_one < 3 * with_both + 1000, "%llu ms with both, %llu ms with one stalled",
                 (unsigned long long)with_both, (unsigned long long)with_one);
-  ck_assert_msg(SANITIZED || after < before + (32u << 20), "memory grew from %zu to %zu", before, after);
+  /* Three nodes' tail caches may have filled up meanwhile; the backlog is another 150 MB. */
+  ck_assert_msg(SANITIZED || after < before + (96u << 20), "memory grew from %zu to %zu", before, after);
   dw_follower_status fs;
   ck_assert(node_as_follower(p, f1, &fs));
   ck_assert_uint_gt(fs.lag_lsns, MANY * 3 / 4);
