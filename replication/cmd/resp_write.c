@@ -118,6 +118,7 @@ static void say(struct conn *c, struct pending_write *p) {
 
 /* The queue's head speaks, as far as it is done. */
 static void drain(struct conn *c) {
+  c->refs++; /* the last entry of a connection that is gone would take it along */
   for (struct pending_write *p; (p = c->queue_head) && p->done;) {
     c->queue_head = p->next;
     if (!p->next) c->queue_tail = &c->queue_head;
@@ -129,6 +130,7 @@ static void drain(struct conn *c) {
   }
   conn_dirty(c);
   if (!c->closing && c->block == BLOCK_WRITES && !c->inflight) conn_resume(c);
+  conn_unref(c);
 }
 
 /* ---- from the engine and back -------------------------------------------------------------------- */
