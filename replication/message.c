@@ -133,9 +133,9 @@ static int check_header(const struct frame_reader *r, const uint8_t *in, struct 
 int frame_reader_next(struct frame_reader *r, struct frame *out) {
   if (r->failed) return dw_fail(r->failed, "%s", r->error);
   size_t have = r->in.len - r->off;
+  if (have < MSG_HEADER_BYTES) return DW_NOT_FOUND;
   const uint8_t *at = r->in.data + r->off;
   if (!r->have_header) {
-    if (have < MSG_HEADER_BYTES) return DW_NOT_FOUND;
     int rc = check_header(r, at, &r->h);
     if (rc) return reader_broken(r, rc);
     r->have_header = true;
