@@ -24,11 +24,11 @@ static void wait_until(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t at_ns
   pthread_cond_clockwait(cond, mu, CLOCK_MONOTONIC, &ts);
 }
 
-/* Answers what was collected, outside mu. */
+/* Wakes the writers that were answered, outside mu. */
 static void flush_done(dw_engine *e, struct request_list *done) {
   if (!done->head) return;
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(done);
+  pipeline_wake(done);
   pthread_mutex_lock(&e->mu);
 }
 
@@ -60,6 +60,9 @@ static void *apply_thread(void *arg) {
       apply_step(e, &done);
       if (pipeline_can_log(e)) pipeline_kick(e);
       flush_done(e, &done);
+      pipeline_deliver(e);
+    } else if (e->answers.head && !e->delivering) {
+      pipeline_deliver(e);
     } else {
       pthread_cond_wait(&e->apply_cond, &e->mu);
     }
@@ -90,7 +93,8 @@ static void *tick_thread(void *arg) {
   while (!e->closing) {
     background_tick(e, &done);
     flush_done(e, &done);
-    bool busy = e->gate.count || e->queue.head || e->pending.head || e->lingering.head;
+    pipeline_deliver(e); /* where the apply thread is held up by the store */
+    bool busy = e->gate.count || e->queue.head || e->pending.head || e->lingering.head || e->answers.head;
     wait_until(&e->tick_cond, &e->mu, mono_ns(e) + (busy ? TICK_BUSY_NS : TICK_IDLE_NS));
   }
   pthread_mutex_unlock(&e->mu);
@@ -115,7 +119,7 @@ static void sync_if_due(dw_engine *e) {
     pipeline_kick(e);
   }
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
 }
 
 static void trim_log(dw_engine *e, dw_lsn persisted) {
@@ -260,7 +264,8 @@ bool engine_step(dw_engine *e) {
     pthread_mutex_lock(&e->mu);
     did = pipeline_can_log(e) || pipeline_can_apply(e);
   }
+  pipeline_deliver(e);
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
   return did;
 }

@@ -43,7 +43,8 @@ void store_ref_put(struct store_ref *);
 enum request_state { REQUEST_QUEUED, REQUEST_TAKEN, REQUEST_LOGGED, REQUEST_DONE };
 
 /* One write on its way. A synchronous one lives on its writer's stack, an asynchronous one on the heap with its
- * body behind it. All fields under `mu`, except that the log leader reads body and need of those it has TAKEN. */
+ * body behind it. All fields under `mu`, except that the log leader reads body and need of those it has TAKEN, and that
+ * `signal` is atomic: see request_wait.c. */
 struct write_request {
   struct write_request *next;
   const uint8_t *body;
@@ -56,8 +57,15 @@ struct write_request {
   char error[160];
   dw_commit_fn fn; /* NULL: synchronous */
   void *arg;
-  pthread_cond_t cond; /* synchronous only */
+  atomic_uint signal; /* synchronous only */
 };
+
+/* request_wait.c: how a synchronous writer sleeps and is woken. Nobody may touch a request after SIGNAL_DONE. */
+enum request_signal { SIGNAL_NONE, SIGNAL_LOOK, SIGNAL_DONE, SIGNAL_ASLEEP };
+void request_signal(struct write_request *, enum request_signal); /* LOOK: with mu held; DONE: without */
+/* Without mu: returns when signalled or at the deadline. True: the request is answered, `mu` is not needed. */
+bool request_wait(struct write_request *, bool soon, uint64_t deadline_ns);
+bool request_done(struct write_request *);
 
 struct request_list {
   struct write_request *head, **tail;
@@ -102,6 +110,8 @@ struct dw_engine {
   struct request_list queue;   /* not yet logged */
   struct request_list pending; /* logged, in LSN order, waiting for commit and apply */
   struct request_list lingering; /* applied here, waiting for applied acks */
+  struct request_list answers;   /* asynchronous and answered, to be called back */
+  bool delivering;               /* a thread calls back */
   bool log_busy, apply_busy;
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
@@ -144,7 +154,7 @@ struct dw_engine {
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
 
 /* pipeline.c: all with mu held unless said */
-struct request_list_done; /* asynchronous requests to answer once mu is released */
+/* `done` collects the writers that are answered: they are woken when mu is released. */
 void pipeline_finish(dw_engine *, struct write_request *, int rc, struct request_list *done); /* answers one */
 void pipeline_complete(dw_engine *, struct request_list *done); /* answers all that are applied and acked */
 void pipeline_fail_all(dw_engine *, int rc, const char *why, struct request_list *done);
@@ -153,7 +163,8 @@ bool pipeline_can_log(const dw_engine *);
 bool pipeline_can_apply(const dw_engine *);
 void pipeline_kick(dw_engine *);                /* wakes somebody for each free role that has work */
 void pipeline_moved(dw_engine *);               /* wakes readers and dw_wait */
-void pipeline_callbacks(struct request_list *done); /* WITHOUT mu: calls fn and frees */
+void pipeline_wake(struct request_list *done);  /* WITHOUT mu: wakes the writers that were answered */
+void pipeline_deliver(dw_engine *e);            /* drops and retakes mu: calls back what is answered; background threads */
 void engine_stop(dw_engine *, int rc, struct request_list *done); /* the log or the store failed: message of this thread */
 
 /* write.c: answers asynchronous requests whose deadline has passed. mu held. */

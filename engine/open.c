@@ -196,6 +196,7 @@ static int init_sync(dw_engine *e) {
   request_list_init(&e->queue);
   request_list_init(&e->pending);
   request_list_init(&e->lingering);
+  request_list_init(&e->answers);
   return DW_OK;
 }
 
@@ -249,8 +250,9 @@ int engine_close(dw_engine *e) {
   pipeline_fail_all(e, DW_CLOSED, "the engine closed", &done);
   pthread_cond_broadcast(&e->space_cond);
   pipeline_moved(e);
+  pipeline_deliver(e);
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
 
   int rc = DW_OK;
   wal_cursor_close(e->apply_cursor);

@@ -4,8 +4,9 @@
  *                                   \--needs applied acks--> lingering --marks--> answered
  *
  * `pending` is in LSN order because one leader at a time appends; so completing is popping from its head.
- * Asynchronous requests are collected in `done` and called back after mu is released: their callbacks are the
- * embedder's code.
+ * Writers that are answered are collected in `done` and woken once mu is released: waking many takes its time.
+ * Asynchronous requests go to `answers`, from where one background thread at a time calls them back, without mu,
+ * because callbacks are the embedder's code: so answers keep the order in which they were given, whoever gave them.
  */
 #include "engine/internal.h"
 
@@ -56,10 +57,12 @@ void pipeline_finish(dw_engine *e, struct write_request *r, int rc, struct reque
     e->commits++;
   else
     dw_error_copy(r->error, sizeof r->error);
-  if (r->fn)
+  if (r->fn) {
+    if (!e->answers.head) pthread_cond_signal(&e->apply_cond);
+    request_list_push(&e->answers, r);
+  } else {
     request_list_push(done, r);
-  else
-    pthread_cond_signal(&r->cond);
+  }
 }
 
 void pipeline_complete(dw_engine *e, struct request_list *done) {
@@ -138,23 +141,37 @@ void pipeline_kick(dw_engine *e) {
     if (e->queue.head->fn)
       pthread_cond_signal(&e->log_cond);
     else
-      pthread_cond_signal(&e->queue.head->cond);
+      request_signal(e->queue.head, SIGNAL_LOOK);
   }
   if (pipeline_can_apply(e)) {
     if (e->pending.head && !e->pending.head->fn)
-      pthread_cond_signal(&e->pending.head->cond);
+      request_signal(e->pending.head, SIGNAL_LOOK);
     else
       pthread_cond_signal(&e->apply_cond);
   }
 }
 
-void pipeline_callbacks(struct request_list *done) {
+void pipeline_wake(struct request_list *done) {
   struct write_request *r;
-  while ((r = request_list_pop(done))) {
-    if (r->rc != DW_OK) dw_fail(r->rc, "%s", r->error);
-    /* as dw_write would return it: an LSN with an error means that it may be in the log */
-    bool logged = r->rc == DW_OK || r->rc == DW_TIMEOUT || r->rc == DW_IO || r->rc == DW_CLOSED;
-    r->fn(r->arg, r->rc, logged ? r->lsn : 0);
-    free(r);
+  while ((r = request_list_pop(done))) request_signal(r, SIGNAL_DONE);
+}
+
+void pipeline_deliver(dw_engine *e) {
+  if (e->delivering) return;
+  e->delivering = true;
+  while (e->answers.head) {
+    struct write_request *r = e->answers.head, *next;
+    request_list_init(&e->answers);
+    pthread_mutex_unlock(&e->mu);
+    for (; r; r = next) {
+      next = r->next;
+      if (r->rc != DW_OK) dw_fail(r->rc, "%s", r->error);
+      /* as dw_write would return it: an LSN with an error means that it may be in the log */
+      bool logged = r->rc == DW_OK || r->rc == DW_TIMEOUT || r->rc == DW_IO || r->rc == DW_CLOSED;
+      r->fn(r->arg, r->rc, logged ? r->lsn : 0);
+      free(r);
+    }
+    pthread_mutex_lock(&e->mu);
   }
+  e->delivering = false;
 }

@@ -41,7 +41,7 @@ static int replica_failed(dw_engine *e, int rc) {
   pthread_mutex_lock(&e->mu);
   engine_stop(e, rc, &done);
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
   return dw_fail(rc, "%s", why);
 }
 

@@ -73,7 +73,7 @@ void engine_acks(dw_engine *e, const struct ack_marks *marks) {
   pipeline_kick(e);
   pipeline_moved(e);
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
 }
 
 void engine_pin_log(dw_engine *e, dw_lsn lsn) {

@@ -1,7 +1,7 @@
 /* Writing: dw_put, dw_delete, dw_write, dw_write_async, dw_wait.
  *
  * A synchronous writer enqueues its request and then serves whatever role is free until its own request is
- * answered; it sleeps only when others hold the roles or when followers must answer. Time-outs:
+ * answered; it sleeps (request_wait.c) only when others hold the roles or when followers must answer. Time-outs:
  *   still queued at the deadline -> withdrawn, DW_TIMEOUT with LSN 0: certainly not done;
  *   logged                       -> DW_TIMEOUT with its LSN: in doubt, still pending, dw_wait asks again.
  */
@@ -90,24 +90,47 @@ void write_time_outs(dw_engine *e, uint64_t now, struct request_list *done) {
   }
 }
 
-/* A writer's life between enqueueing and its answer. mu held. */
-static void serve(dw_engine *e, struct write_request *r, struct request_list *done) {
-  while (r->state != REQUEST_DONE) {
-    if (r->state == REQUEST_QUEUED && pipeline_can_log(e)) {
-      log_step(e, done);
-      if (pipeline_can_log(e)) pipeline_kick(e); /* the next group's leader starts while we apply */
-    } else if (r->state == REQUEST_LOGGED && pipeline_can_apply(e)) {
-      apply_step(e, done);
-    } else {
-      uint64_t deadline = r->deadline_ns;
-      if (deadline <= mono_ns(e)) {
-        if (time_out(e, r, done)) break;
-        deadline = UINT64_MAX; /* its log leader is at work and will wake us */
-      }
-      timed_wait(&r->cond, &e->mu, deadline);
-    }
+/* A step of whatever role is free. False: there is nothing to do for this writer. mu held. */
+static bool serve_step(dw_engine *e, struct write_request *r, struct request_list *done) {
+  if (r->state == REQUEST_QUEUED && pipeline_can_log(e)) {
+    log_step(e, done);
+    if (pipeline_can_log(e)) pipeline_kick(e); /* the next group's leader starts while we apply */
+  } else if (r->state == REQUEST_LOGGED && pipeline_can_apply(e)) {
+    apply_step(e, done);
+  } else {
+    return false;
   }
-  pipeline_kick(e);
+  return true;
+}
+
+#define TAKEN_POLL_NS 20000000u
+
+/* Nothing to do for this writer: times it out, or says how long it may sleep. mu held. */
+static uint64_t sleep_deadline(dw_engine *e, struct write_request *r, struct request_list *done) {
+  uint64_t now = mono_ns(e);
+  if (r->deadline_ns > now) return r->deadline_ns;
+  if (time_out(e, r, done)) return UINT64_MAX;
+  return now + TAKEN_POLL_NS; /* being logged just now: then it is in doubt, not withdrawn */
+}
+
+/* A writer's life between enqueueing and its answer. Called with mu held, returns without it: who is answered by
+ * another thread need not take it again. Whatever was answered along the way is let go before the next sleep or step.
+ */
+static void serve(dw_engine *e, struct write_request *r) {
+  bool soon = r->need.mode == DW_ASYNC && r->need.durability == DW_DURABILITY_OS; /* waits for no disk and no peer */
+  struct request_list done;
+  request_list_init(&done);
+  for (;;) {
+    bool worked = serve_step(e, r, &done);
+    if (worked && !done.head) continue;
+    uint64_t deadline = UINT64_MAX;
+    if (!worked && r->state != REQUEST_DONE) deadline = sleep_deadline(e, r, &done);
+    if (r->state == REQUEST_DONE) pipeline_kick(e); /* the roles it leaves behind */
+    pthread_mutex_unlock(&e->mu);
+    pipeline_wake(&done);
+    if (worked ? request_done(r) : request_wait(r, soon, deadline)) return;
+    pthread_mutex_lock(&e->mu);
+  }
 }
 
 static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf *body, uint32_t ops, dw_lsn *lsn) {
@@ -119,22 +142,17 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
   int rc = need_from_options(e, wo, &r.need, &r.timeout_ns);
   if (rc) return rc;
   if (ops == 0) return DW_OK;
-  struct request_list done;
-  request_list_init(&done);
-  pthread_cond_init(&r.cond, NULL);
   r.deadline_ns = deadline_of(&r, mono_ns(e));
 
   pthread_mutex_lock(&e->mu);
   rc = refuse_now(e, &r.need);
-  if (rc == DW_OK) {
-    request_list_push(&e->queue, &r);
-    serve(e, &r, &done);
-    rc = r.rc;
+  if (rc) {
+    pthread_mutex_unlock(&e->mu);
+    return rc;
   }
-  pthread_mutex_unlock(&e->mu);
-
-  pthread_cond_destroy(&r.cond);
-  pipeline_callbacks(&done);
+  request_list_push(&e->queue, &r);
+  serve(e, &r);
+  rc = r.rc;
   if (rc && r.error[0]) dw_fail(rc, "%s", r.error);
   if (lsn && (rc == DW_OK || rc == DW_TIMEOUT || rc == DW_IO || rc == DW_CLOSED)) *lsn = r.lsn;
   return rc;

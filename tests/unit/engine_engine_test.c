@@ -199,6 +199,7 @@ struct async_seen {
   int called;
   dw_lsn last;
   bool ordered, ok;
+  uint64_t at_ns; /* of the last call */
 };
 
 static void on_commit(void *arg, int rc, dw_lsn lsn) {
@@ -208,13 +209,14 @@ static void on_commit(void *arg, int rc, dw_lsn lsn) {
   s->ordered &= lsn == s->last + 1;
   s->ok &= rc == DW_OK;
   s->last = lsn;
+  s->at_ns = env_posix()->ops->mono_ns(env_posix());
   pthread_cond_signal(&s->cond);
   pthread_mutex_unlock(&s->mu);
 }
 
 START_TEST(asynchronous_writes_are_answered_once_each_in_order) {
   open_engine();
-  struct async_seen seen = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, true, true};
+  struct async_seen seen = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, true, true, 0};
   dw_batch *b = dw_batch_create();
   for (int i = 0; i < 3000; i++) {
     dw_batch_clear(b);
@@ -247,6 +249,26 @@ static void acks(uint32_t connected, dw_lsn durable, dw_lsn applied) {
   m.mark[LEVEL_APPLIED][0] = applied;
   engine_acks(e, &m);
 }
+
+/* The writer in doubt is the one that applied the other's commit, and then waits for followers. */
+START_TEST(an_asynchronous_answer_does_not_wait_for_another_writers_followers) {
+  open_engine();
+  acks(1, 0, 0);
+  struct async_seen seen = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, true, true, 0};
+  dw_write_options os = {.mode = DW_ASYNC, .durability = DW_DURABILITY_OS};
+  dw_write_options sync = {.mode = DW_SYNC, .acks = 1, .timeout_ms = 300, .durability = DW_DURABILITY_OS};
+  dw_batch *b = dw_batch_create();
+  dw_batch_put(b, "k", 1, "v", 1);
+  ck_assert_int_eq(dw_write_async(e, &os, b, on_commit, &seen), DW_OK);
+  ck_assert_int_eq(dw_put(e, &sync, "s", 1, "v", 1, NULL), DW_TIMEOUT);
+  uint64_t end_ns = env_posix()->ops->mono_ns(env_posix());
+  pthread_mutex_lock(&seen.mu);
+  ck_assert_int_eq(seen.called, 1);
+  ck_assert_uint_gt(end_ns - seen.at_ns, sync.timeout_ms * 1000000ull / 2);
+  pthread_mutex_unlock(&seen.mu);
+  dw_batch_destroy(b);
+}
+END_TEST
 
 START_TEST(a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again) {
   open_engine();
@@ -401,6 +423,7 @@ int main(void) {
   tcase_add_test(t, eight_writers_of_mixed_durability_get_distinct_numbers_and_find_their_writes);
   tcase_add_test(t, asynchronous_writes_are_answered_once_each_in_order);
   tcase_add_test(t, sync_mode_without_followers_refuses_before_logging);
+  tcase_add_loop_test(t, an_asynchronous_answer_does_not_wait_for_another_writers_followers, 0, 5);
   tcase_add_test(t, a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again);
   tcase_add_test(t, a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked);
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);

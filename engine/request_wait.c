@@ -1,0 +1,84 @@
+/* How a synchronous writer sleeps, and how it is woken.
+ *
+ * One atomic word per request, on which the kernel can wait (a futex), instead of a condition variable: an answered
+ * writer leaves without taking the engine's mutex again, so a group of thirty is not thirty threads that queue for it,
+ * and the waker needs a system call only if the writer really sleeps.
+ *
+ *   NONE --wait--> ASLEEP --signal LOOK--> LOOK --wait--> NONE     a role may be free
+ *                         --signal DONE--> DONE                    answered: final
+ *
+ * DONE hands the request back to its writer, on whose stack it lies: the waker does not touch it any more. Its wake-up
+ * call may then hit an address that has become something else; every sleeper in the process looks again when woken, so
+ * a stray wake-up costs a moment and nothing else.
+ *
+ * Who waits for nothing but other writers' microseconds looks a few times before it sleeps: going to sleep and being
+ * woken costs more than the whole commit. The processor is offered to others meanwhile, since the leader may need it.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/internal.h"
+
+#define SPIN_PAUSES 100
+#define SPIN_YIELDS 20
+
+static void cpu_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+static long futex(atomic_uint *word, int op, unsigned value, const struct timespec *until) {
+  return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+void request_signal(struct write_request *r, enum request_signal what) {
+  atomic_uint *word = &r->signal;
+  if (atomic_exchange_explicit(word, what, memory_order_acq_rel) == SIGNAL_ASLEEP) futex(word, FUTEX_WAKE, 1, NULL);
+}
+
+static unsigned spin(struct write_request *r) {
+  unsigned v = atomic_load_explicit(&r->signal, memory_order_acquire);
+  for (int i = 0; v == SIGNAL_NONE && i < SPIN_PAUSES + SPIN_YIELDS; i++) {
+    if (i < SPIN_PAUSES)
+      cpu_pause();
+    else
+      sched_yield();
+    v = atomic_load_explicit(&r->signal, memory_order_acquire);
+  }
+  return v;
+}
+
+/* Until signalled or the deadline, by the monotonic clock. */
+static unsigned sleep_until(struct write_request *r, uint64_t deadline_ns) {
+  struct timespec ts = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
+  unsigned v = SIGNAL_NONE;
+  if (!atomic_compare_exchange_strong(&r->signal, &v, SIGNAL_ASLEEP)) return v;
+  long rc = 0;
+  while ((v = atomic_load_explicit(&r->signal, memory_order_acquire)) == SIGNAL_ASLEEP) {
+    if (rc && errno == ETIMEDOUT) {
+      if (atomic_compare_exchange_strong(&r->signal, &v, SIGNAL_NONE)) return SIGNAL_NONE;
+      continue;
+    }
+    rc = futex(&r->signal, FUTEX_WAIT_BITSET, SIGNAL_ASLEEP, deadline_ns == UINT64_MAX ? NULL : &ts);
+  }
+  return v;
+}
+
+bool request_wait(struct write_request *r, bool soon, uint64_t deadline_ns) {
+  unsigned v = soon ? spin(r) : atomic_load_explicit(&r->signal, memory_order_acquire);
+  if (v == SIGNAL_NONE) v = sleep_until(r, deadline_ns);
+  if (v == SIGNAL_DONE) return true;
+  if (v == SIGNAL_LOOK) atomic_compare_exchange_strong(&r->signal, &v, SIGNAL_NONE);
+  return false;
+}
+
+bool request_done(struct write_request *r) {
+  return atomic_load_explicit(&r->signal, memory_order_acquire) == SIGNAL_DONE;
+}
