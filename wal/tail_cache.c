@@ -45,13 +45,17 @@ void tail_push(struct wal *w, uint64_t seq, uint64_t off, struct wal_block *b) {
   while (w->tail_bytes > w->opt.tail_cache_bytes && w->tail_count > 1) drop_oldest(w);
 }
 
+static bool is_before(const struct tail_entry *e, uint64_t seq, uint64_t off) {
+  return e->seq < seq || (e->seq == seq && e->off < off);
+}
+
 /* Index of the first entry at or behind (seq, off). */
 static size_t lower_bound(struct wal *w, uint64_t seq, uint64_t off) {
   size_t lo = 0, hi = w->tail_count;
   while (lo < hi) {
     size_t mid = lo + (hi - lo) / 2;
     const struct tail_entry *e = entry_at(w, mid);
-    if (e->seq < seq || (e->seq == seq && e->off < off))
+    if (is_before(e, seq, off))
       lo = mid + 1;
     else
       hi = mid;
@@ -60,7 +64,10 @@ static size_t lower_bound(struct wal *w, uint64_t seq, uint64_t off) {
 }
 
 const struct tail_entry *tail_find(struct wal *w, uint64_t seq, uint64_t off, const struct wal_pos *pos) {
-  size_t i = lower_bound(w, seq, off);
+  /* Mostly the newest block is wanted, or none: a look at the end saves the search. */
+  size_t n = w->tail_count, i = n;
+  if (n && !is_before(entry_at(w, n - 1), seq, off))
+    i = n > 1 && is_before(entry_at(w, n - 2), seq, off) ? n - 1 : lower_bound(w, seq, off);
   if (i == w->tail_count) return NULL;
   /* Marks or a segment's end may stand between the place and the block: the chain tells whether it is the next. */
   const struct tail_entry *e = entry_at(w, i);

@@ -33,7 +33,7 @@ struct wal_block *wal_block_ref(struct wal_block *);
 void wal_block_unref(struct wal_block *); /* NULL is fine */
 
 /* Makes an unsealed block from a raw payload (borrowed, copied). Compresses with zstd at `level` when
- * raw_bytes >= 64 and it shrinks by at least 1/16, else stores raw. h: kind, need, commit_count, wall_ns,
+ * raw_bytes >= 512 and it shrinks by at least 1/16, else stores raw. h: kind, need, commit_count, wall_ns,
  * origin_id are taken from `like`; epoch, first_lsn, commit_lsn and the chain are set by wal_append. Keeps
  * a copy of raw beside compressed bytes so that the applier need not decompress. Thread-safe. */
 int wal_block_create(const struct block_header *like, const void *raw, size_t raw_bytes, int level, struct wal_block **);
