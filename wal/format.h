@@ -55,7 +55,7 @@ struct segment_header {
   uint64_t segment_bytes;    /* file size planned */
   uint64_t created_wall_ns;
   uint64_t node_id;
-  uint64_t salt;             /* random; binds mark frames to this use of the file */
+  uint64_t salt;             /* random; binds mark frames to this use of the file. Bit 0: the file may hold stale frames */
   uint8_t boot_id[16];       /* zero: unknown */
 };
 void segment_header_encode(const struct segment_header *, uint8_t out[WAL_SEGMENT_HEADER_BYTES]);

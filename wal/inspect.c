@@ -77,27 +77,31 @@ static int look_at_end(struct inspection *in, struct frame_scan *s) {
   return DW_OK;
 }
 
-/* Is there something valid behind the place where the walk of the newest segment ended? */
-static int look_for_rest(struct inspection *in, struct frame_scan *s) {
+/* Is there something behind the place where the walk of the newest segment ended that was written after it? */
+static int look_for_rest(struct inspection *in, struct frame_scan *s, const char *why, bool *read_on) {
+  struct behind b;
   int rc = look_at_end(in, s);
-  uint64_t end = s->off;
-  for (uint64_t at = end + (in->rep->torn_bytes ? in->rep->torn_bytes : 8); rc == DW_OK && at + 8 <= s->limit;
-       at += 8) {
-    s->off = at;
-    const uint8_t *p = frame_peek(s, 0, 8, &rc);
-    if (!p) break;
-    struct mark_frame m;
-    if (get_u32(p) != WAL_MARK_MAGIC || !(p = frame_peek(s, 0, WAL_MARK_BYTES, &rc)) || !mark_decode(p, &m)) continue;
-    if (m.salt != s->salt || m.lsn <= s->pos.lsn) continue;
-    if (m.durable_lsn > s->pos.lsn) {
-      problem(in, "%s: offset %llu, LSN %llu: corrupt: synced up to LSN %llu according to a later mark", s->path,
-              (unsigned long long)end, (unsigned long long)s->pos.lsn + 1, (unsigned long long)m.durable_lsn);
-      break;
-    }
-  }
-  s->off = end;
-  s->window.len = 0;
-  return rc;
+  if (rc == DW_OK) rc = look_behind(s, &b);
+  *read_on = false;
+  if (rc || !b.follows) return rc;
+  /* Somebody may be writing: what was read as a hole before what follows it was seen may be whole by now. */
+  enum frame_kind kind;
+  struct frame_scan again = *s;
+  again.window = (struct buf){0};
+  rc = frame_next(&again, &kind);
+  frame_scan_free(&again);
+  *read_on = rc == DW_OK && kind != FRAME_NONE;
+  if (rc || *read_on) return rc;
+  if (b.known_durable > s->pos.lsn)
+    problem(in, "%s: offset %llu, LSN %llu: corrupt: synced up to LSN %llu according to a later mark", s->path,
+            (unsigned long long)s->off, (unsigned long long)s->pos.lsn + 1, (unsigned long long)b.known_durable);
+  else
+    problem(in,
+            "%s: offset %llu, LSN %llu: %s; %llu valid blocks follow: corrupt, or a power cut's hole in what was "
+            "not synced, which the next open cuts",
+            s->path, (unsigned long long)s->off, (unsigned long long)s->pos.lsn + 1, why,
+            (unsigned long long)b.valid_blocks);
+  return DW_OK;
 }
 
 static int walk_frames(struct inspection *in, struct frame_scan *s, const struct next_segment *here) {
@@ -112,7 +116,15 @@ static int walk_frames(struct inspection *in, struct frame_scan *s, const struct
   struct next_segment after = {.after = here->seq};
   rc = find_next(in->env, in->dir, &after);
   if (rc) return rc;
-  if (!after.found) return look_for_rest(in, s);
+  if (!after.found) {
+    bool read_on;
+    rc = look_for_rest(in, s, why, &read_on);
+    if (rc || !read_on) return rc;
+    in->rep->bytes -= s->off;
+    in->rep->torn_bytes = 0;
+    s->window.len = 0;
+    return walk_frames(in, s, here);
+  }
   /* While we walked, the newest segment may have been filled and rolled: read on if it has grown. */
   uint64_t end = s->off;
   s->window.len = 0;

@@ -71,6 +71,7 @@ struct segment {
   size_t index_count, index_cap;
   struct env_file *file; /* open for appending; the newest segment's only */
   unsigned file_users;   /* threads in fdatasync on it; mu. The last one closes a file that has been rolled away */
+  bool syncing;          /* one of them is at work, the others wait for it; mu */
   bool rolled;
   struct segment *next_cut; /* list of wal.cut */
 };
@@ -95,7 +96,9 @@ struct wal {
   dw_lsn durable_lsn; /* mu */
   struct tail_entry *tail; /* ring; mu */
   size_t tail_head, tail_count, tail_cap, tail_bytes;
+  pthread_cond_t synced_cond; /* a segment's `syncing` fell */
   char *spares[SPARES_MAX]; /* paths of files of opt.segment_bytes; mu */
+  bool spare_zeroed[SPARES_MAX]; /* nothing stale in it, as far as this process knows; mu */
   unsigned spare_count;
   uint64_t next_spare;
   uint64_t truncations; /* cursors drop what they have read ahead; mu */
@@ -127,6 +130,20 @@ int segment_index_add(struct segment *, uint64_t off, const struct wal_pos *);
 int segment_create(struct wal *, const struct wal_pos *pos, uint64_t seq, size_t need, struct segment **);
 int segment_push(struct wal *, struct segment *); /* mu held or alone */
 int zero_range(struct env *, struct env_file *, uint64_t from, uint64_t to);
+/* A segment's salt says in its lowest bit whether the file may hold stale frames behind the end. */
+static inline bool segment_recycled(uint64_t salt) { return salt & 1; }
+
+/* What stands behind the place P where a walk of the newest segment ended, with block E due. */
+struct behind {
+  uint64_t torn_bytes;     /* of block E's remains at P */
+  uint64_t valid_blocks;   /* that seem to have followed E */
+  bool valid_marks;        /* written after E */
+  dw_lsn known_durable;    /* by those marks */
+  uint64_t last_valid_end; /* offset behind the last of all these */
+  bool follows;            /* frames that were written after E are there */
+};
+int look_behind(struct frame_scan *, struct behind *); /* leaves the scan where it was */
+
 /* Names of files in the directory that are not segments but ours. */
 bool spare_name_parse(const char *name, uint64_t *n);
 

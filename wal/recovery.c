@@ -16,7 +16,7 @@
  *         survived, so a completed write can't have vanished)
  *
  * Stale frames of a recycled file have lower LSNs than the segment's first (cutting zeroes, it never recycles), so
- * they are told from frames that followed E.
+ * they are told from frames that followed E; look_behind says how images of blocks in users' values are.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +33,7 @@ struct listing {
   struct wal *w;
   struct found_segment *found;
   size_t count, cap;
+  char leftover[64]; /* a file that a crash left and that is of no use */
   int rc;
 };
 
@@ -41,10 +42,14 @@ static int list_entry(void *arg, const char *name, bool is_dir) {
   struct found_segment f;
   uint64_t spare;
   if (is_dir) return 0;
+  if (strcmp(name, "segment.tmp") == 0 || (spare_name_parse(name, &spare) && l->w->spare_count == SPARES_MAX)) {
+    snprintf(l->leftover, sizeof l->leftover, "%s", name);
+    return 0;
+  }
   if (spare_name_parse(name, &spare)) {
     if (spare >= l->w->next_spare) l->w->next_spare = spare + 1;
     size_t n = strlen(l->w->dir) + strlen(name) + 2;
-    char *path = l->w->spare_count < SPARES_MAX ? malloc(n) : NULL;
+    char *path = malloc(n);
     if (path) {
       snprintf(path, n, "%s/%s", l->w->dir, name);
       l->w->spares[l->w->spare_count++] = path;
@@ -64,6 +69,24 @@ static int list_entry(void *arg, const char *name, bool is_dir) {
   }
   l->found[l->count++] = f;
   return 0;
+}
+
+/* Lists; removes leftovers one by one, since a directory is not changed while it is listed. */
+static int list_directory(struct listing *l) {
+  struct wal *w = l->w;
+  for (;;) {
+    l->count = 0;
+    l->leftover[0] = '\0';
+    while (w->spare_count) free(w->spares[--w->spare_count]);
+    int rc = w->env->ops->list(w->env, w->dir, list_entry, l);
+    if (rc == DW_OK) rc = l->rc;
+    if (rc || !l->leftover[0]) return rc;
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/%s", w->dir, l->leftover);
+    if (n < 0 || (size_t)n >= sizeof path) return dw_fail(DW_INVALID, "%s: path too long", w->dir);
+    rc = w->env->ops->unlink(w->env, path);
+    if (rc) return rc;
+  }
 }
 
 static int by_seq(const void *a, const void *b) {
@@ -138,8 +161,7 @@ static int drop_segments(struct wal *w, size_t n) {
 /* The contiguous row that ends with the newest segment. */
 static int load_segments(struct wal *w) {
   struct listing l = {.w = w};
-  int rc = w->env->ops->list(w->env, w->dir, list_entry, &l);
-  if (rc == DW_OK) rc = l.rc;
+  int rc = list_directory(&l);
   if (l.count) qsort(l.found, l.count, sizeof *l.found, by_seq);
   for (size_t i = 0; rc == DW_OK && i < l.count; i++) {
     struct segment *s = NULL;
@@ -208,23 +230,22 @@ static int walk_segment(struct wal *w, struct segment *s, struct frame_scan *sca
 
 /* ---- behind the end --------------------------------------------------------------------------- */
 
-/* What stands behind P in the last segment. */
-struct behind {
-  uint64_t torn_bytes;   /* of block E's remains at P */
-  uint64_t valid_blocks; /* that followed E */
-  bool valid_marks;      /* written after E */
-  dw_lsn known_durable;  /* by those marks */
-  uint64_t last_valid_end;
+/* Chain hashes that block E may have had, judging by what is left of it at P. */
+struct candidates {
+  struct hash128 chain[3];
 };
 
-/* Is there a block here that was written after E? Skips over it if so. */
-static int look_for_block(struct frame_scan *s, const uint8_t *p, struct behind *b, bool *skip) {
+/* Is there a block here that was written after E? Skips over it if so. *proven: by its chain. */
+static int look_for_block(struct frame_scan *s, const uint8_t *p, const struct candidates *c, struct behind *b,
+                          bool *skip, bool *proven) {
   struct block_header h;
   int rc = DW_OK;
   *skip = false;
   if (get_u32(p) != WAL_BLOCK_MAGIC || block_header_decode(p, &h) || h.first_lsn <= s->pos.lsn ||
       h.epoch < s->pos.epoch)
     return DW_OK;
+  bool chained = false;
+  for (size_t i = 0; i < 3; i++) chained |= block_chain_ok(p, &c->chain[i]);
   size_t total = block_total_bytes(&h);
   p = frame_peek(s, 0, total, &rc);
   if (rc || !p || block_payload_check(&h, p)) return rc;
@@ -232,29 +253,48 @@ static int look_for_block(struct frame_scan *s, const uint8_t *p, struct behind 
   s->off += total;
   b->last_valid_end = s->off;
   *skip = true;
+  *proven |= chained;
   return DW_OK;
 }
 
-static int look_behind(struct frame_scan *s, struct behind *b) {
-  memset(b, 0, sizeof *b);
-  uint64_t end = s->off;
-  struct block_header h;
-  int rc;
-  const uint8_t *p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc);
-  if (rc) return rc;
-  if (p && get_u32(p) == WAL_BLOCK_MAGIC) {
-    bool whole_header = block_header_decode(p, &h) == DW_OK;
-    if (whole_header && h.first_lsn == s->pos.lsn + 1 && block_chain_ok(p, &s->pos.chain)) {
-      /* Block E's own header: what stands inside its stated length is a user's data, not frames. */
-      uint64_t total = block_total_bytes(&h);
-      b->torn_bytes = total < s->limit - s->off ? total : s->limit - s->off;
-      s->off += b->torn_bytes;
-    } else if (!whole_header && get_u64(p + 24) == s->pos.lsn + 1) {
-      b->torn_bytes = WAL_BLOCK_HEADER_BYTES;
+/* Follows the chain from P over whole headers, whatever became of their payloads: what stands inside a block's stated
+ * length is a user's data, not frames. Ends at the first header that does not follow. */
+static int follow_headers(struct frame_scan *s, struct behind *b, bool *proven) {
+  for (bool first = true;; first = false) {
+    enum frame_kind kind;
+    int rc;
+    const uint64_t at = s->off;
+    const uint8_t *p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc);
+    struct block_header h;
+    if (rc) return rc;
+    if (!first) {
+      rc = frame_next(s, &kind);
+      if (rc) return rc;
+      if (kind != FRAME_NONE) { /* this followed E: the chain, or the salt and the chain, say so */
+        *proven = true;
+        b->valid_blocks += kind == FRAME_BLOCK;
+        b->valid_marks |= kind == FRAME_MARK;
+        if (kind == FRAME_MARK && s->mark.durable_lsn > b->known_durable) b->known_durable = s->mark.durable_lsn;
+        b->last_valid_end = s->off;
+        continue;
+      }
+      p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc);
+      if (rc) return rc;
     }
+    if (!p || get_u32(p) != WAL_BLOCK_MAGIC || block_header_decode(p, &h) || h.first_lsn != s->pos.lsn + 1 ||
+        !block_chain_ok(p, &s->pos.chain))
+      return DW_OK;
+    uint64_t total = block_total_bytes(&h), left = s->limit - s->off;
+    s->off += total < left ? total : left;
+    s->pos = (struct wal_pos){block_last_lsn(&h), h.epoch, h.chain};
+    if (first) b->torn_bytes = s->off - at;
   }
+}
+
+static int look_on(struct frame_scan *s, const struct candidates *c, struct behind *b, bool *proven) {
+  int rc;
   while (s->off + 8 <= s->limit) {
-    p = frame_peek(s, 0, 8, &rc);
+    const uint8_t *p = frame_peek(s, 0, 8, &rc);
     if (rc) return rc;
     if (!p) break;
     bool skip = false;
@@ -266,14 +306,39 @@ static int look_behind(struct frame_scan *s, struct behind *b) {
       if (m.durable_lsn > b->known_durable) b->known_durable = m.durable_lsn;
       b->last_valid_end = s->off + WAL_MARK_BYTES;
     } else if (magic == WAL_BLOCK_MAGIC && (p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc))) {
-      rc = look_for_block(s, p, b, &skip);
+      rc = look_for_block(s, p, c, b, &skip, proven);
     }
     if (rc) return rc;
     if (!skip) s->off += 8;
   }
-  s->off = end;
-  s->window.len = 0;
   return DW_OK;
+}
+
+/* Frames behind P are proven to have followed E by the chain or by the segment's salt. A block that is merely valid and
+ * has a higher LSN proves it in a file that was zeroes before; a recycled one may hold such blocks as users' values. */
+int look_behind(struct frame_scan *s, struct behind *b) {
+  memset(b, 0, sizeof *b);
+  const uint64_t end = s->off;
+  const struct wal_pos pos = s->pos;
+  bool proven = false;
+  int rc = follow_headers(s, b, &proven);
+  if (rc) return rc;
+  const uint8_t *p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc);
+  if (rc) return rc;
+  struct candidates c = {{s->pos.chain, s->pos.chain, s->pos.chain}};
+  if (p) {
+    memcpy(c.chain[1].b, p + 96, 16);                     /* if it rotted elsewhere */
+    c.chain[2] = hash128_pair(s->pos.chain.b, 16, p, 96); /* if it rotted there */
+    struct block_header h;
+    if (s->off == end && get_u32(p) == WAL_BLOCK_MAGIC && block_header_decode(p, &h) && get_u64(p + 24) == pos.lsn + 1)
+      b->torn_bytes = WAL_BLOCK_HEADER_BYTES;
+  }
+  rc = look_on(s, &c, b, &proven);
+  b->follows = b->valid_marks || (b->valid_blocks && (proven || !segment_recycled(s->salt)));
+  s->off = end;
+  s->pos = pos;
+  s->window.len = 0;
+  return rc;
 }
 
 static int refuse(const struct segment *s, const struct frame_scan *scan, const char *why) {
@@ -281,21 +346,28 @@ static int refuse(const struct segment *s, const struct frame_scan *scan, const 
                  (unsigned long long)scan->off, (unsigned long long)scan->pos.lsn + 1, why);
 }
 
+/* Has the store applied what the log does not hold? An epoch record has no LSN of its own. */
+static bool store_ahead(const struct wal *w, const struct wal_pos *end) {
+  const struct wal_pos *m = &w->opt.must_reach;
+  return m->lsn > end->lsn || (m->lsn == end->lsn && m->epoch > end->epoch);
+}
+
 static int classify(struct wal *w, struct segment *s, const struct frame_scan *scan, const struct walk *walk,
                     const struct behind *b, struct wal_recovery *rec) {
   static const uint8_t unknown[16];
   bool same_boot = memcmp(w->boot_id, unknown, 16) != 0 && memcmp(w->boot_id, walk->boot_id, 16) == 0;
   dw_lsn durable = walk->known_durable > b->known_durable ? walk->known_durable : b->known_durable;
-  bool follows = b->valid_blocks || b->valid_marks;
+  /* After a power cut what merely looks as if it followed is cut too: nothing there was ever known synced. */
+  bool follows = b->follows || (!same_boot && b->valid_blocks);
   if (durable > scan->pos.lsn) return refuse(s, scan, "corrupt: this block was synced, it is no torn write");
   if (follows && same_boot)
     return refuse(s, scan, "corrupt: valid blocks follow, and the machine has not restarted since they were written");
-  if (same_boot && w->opt.must_reach.lsn > scan->pos.lsn)
+  if (same_boot && store_ahead(w, &scan->pos))
     return refuse(s, scan, "corrupt: the store has applied more, and the machine has not restarted since");
   rec->which = follows ? WAL_REC_TORN_POWER : b->torn_bytes ? WAL_REC_TORN : WAL_REC_CLEAN;
-  rec->torn_blocks = b->valid_blocks;
+  rec->torn_blocks = follows ? b->valid_blocks : 0;
   rec->torn_bytes = b->torn_bytes;
-  if (b->last_valid_end > scan->off + rec->torn_bytes) rec->torn_bytes = b->last_valid_end - scan->off;
+  if (follows && b->last_valid_end > scan->off + rec->torn_bytes) rec->torn_bytes = b->last_valid_end - scan->off;
   return DW_OK;
 }
 
@@ -336,7 +408,8 @@ static void report(struct wal *w, const struct segment *s, const struct wal_reco
   }
 }
 
-/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. */
+/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The old segments go
+ * first, newest first: a crash on the way leaves a shorter log that is behind the store, or none at all. */
 static int restart_at_store(struct wal *w, struct wal_recovery *rec) {
   uint64_t seq = last_segment(w)->h.seq + 1;
   wal_say(
@@ -344,17 +417,16 @@ static int restart_at_store(struct wal *w, struct wal_recovery *rec) {
       "log recovery, case E: power cut: the store holds LSN %llu, the log ends at LSN %llu: the log starts anew there, "
       "followers that are behind need a checkpoint",
       (unsigned long long)w->opt.must_reach.lsn, (unsigned long long)rec->end.lsn);
-  struct segment *s;
-  int rc = segment_create(w, &w->opt.must_reach, seq, 0, &s);
-  if (rc) return rc;
-  rc = segment_push(w, s);
-  if (rc) {
+  while (w->count) {
+    struct segment *s = last_segment(w);
+    int rc = w->env->ops->unlink(w->env, s->path);
+    if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
+    if (rc) return rc;
+    w->count--;
     segment_free(w, s);
-    return rc;
   }
-  rc = drop_segments(w, w->count - 1);
   rec->which = WAL_REC_STORE_AHEAD;
-  return rc;
+  return start_fresh(w, &w->opt.must_reach, seq);
 }
 
 /* Walks segments [first, count) and decides about the end. */
@@ -423,7 +495,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
   count_bytes(w, first);
   struct segment *last = last_segment(w);
   rec->end = last->end_pos;
-  if (reach->lsn > rec->end.lsn) {
+  if (store_ahead(w, &rec->end)) {
     rc = restart_at_store(w, rec);
   } else if (reach->lsn >= segment_start(&w->segments[0]->h).lsn && !walk.reached) {
     return dw_fail(DW_DIVERGED, "%s: the store stands at LSN %llu of another history than this log", w->dir,
@@ -432,6 +504,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
     report(w, last, rec);
     rc = settle_last(w, last, rec->torn_bytes);
   }
+  if (rc) return rc;
   last = last_segment(w);
   rec->end = last->end_pos;
   w->durable_lsn = rec->end.lsn;

@@ -93,16 +93,20 @@ bool spare_name_parse(const char *name, uint64_t *n) {
   return true;
 }
 
-static char *take_spare(struct wal *w) {
+static char *take_spare(struct wal *w, bool *zeroed) {
   pthread_mutex_lock(&w->mu);
   char *path = w->spare_count ? w->spares[--w->spare_count] : NULL;
+  *zeroed = path && w->spare_zeroed[w->spare_count];
   pthread_mutex_unlock(&w->mu);
   return path;
 }
 
-/* A file to make a segment of: a spare, or a new one with its blocks reserved. *tmp is its present path. */
-static int open_raw_file(struct wal *w, uint64_t bytes, bool first, char **tmp, struct env_file **file) {
-  if (bytes == w->opt.segment_bytes && (*tmp = take_spare(w))) return w->env->ops->open(w->env, *tmp, ENV_WRITE, file);
+/* A file to make a segment of: a spare, or a new one with its blocks reserved. *tmp is its present path; *zeroed:
+ * nothing of an older use can be in it. */
+static int open_raw_file(struct wal *w, uint64_t bytes, bool first, char **tmp, bool *zeroed, struct env_file **file) {
+  if (bytes == w->opt.segment_bytes && (*tmp = take_spare(w, zeroed)))
+    return w->env->ops->open(w->env, *tmp, ENV_WRITE, file);
+  *zeroed = true;
   size_t n = strlen(w->dir) + 32;
   if (!(*tmp = malloc(n))) return dw_fail_nomem(n);
   snprintf(*tmp, n, "%s/segment.tmp", w->dir);
@@ -130,21 +134,27 @@ int segment_create(struct wal *w, const struct wal_pos *pos, uint64_t seq, size_
   uint8_t *header = malloc(WAL_SEGMENT_HEADER_BYTES);
   struct segment *s = NULL;
   char *tmp = NULL;
+  bool zeroed = false, named = false;
   int rc = header ? w->env->ops->random(w->env, &h.salt, sizeof h.salt) : dw_fail_nomem(WAL_SEGMENT_HEADER_BYTES);
   if (rc == DW_OK && !(s = segment_alloc(w->dir, &h))) rc = DW_NO_MEMORY;
-  if (rc == DW_OK) rc = open_raw_file(w, bytes, seq == 1, &tmp, &s->file);
+  if (rc == DW_OK) rc = open_raw_file(w, bytes, seq == 1, &tmp, &zeroed, &s->file);
   if (rc == DW_OK) {
+    s->h.salt = h.salt = zeroed ? h.salt & ~1ull : h.salt | 1;
     segment_header_encode(&h, header);
     rc = env_pwrite(w->env, s->file, 0, header, WAL_SEGMENT_HEADER_BYTES);
   }
   if (rc == DW_OK) rc = w->env->ops->fdatasync(s->file);
   if (rc == DW_OK) rc = w->env->ops->rename(w->env, tmp, s->path);
+  named = rc == DW_OK;
   if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
     segment_free(w, s);
-    if (tmp) (void)w->env->ops->unlink(w->env, tmp);
+    if (tmp && !named) (void)w->env->ops->unlink(w->env, tmp); /* else it is reused or removed at the next open */
+    /* The name may be durable or not. Were the log to go on in the old segment, a crash could show a later one that
+     * starts in the old one's middle: so this is never an error that the log survives. */
+    if (named) rc = DW_IO;
     dw_fail(rc, "new segment at LSN %llu: %s", (unsigned long long)pos->lsn + 1, why);
   } else {
     s->file_bytes = bytes;

@@ -68,6 +68,7 @@ int wal_trim(struct wal *w, dw_lsn lsn, dw_lsn *oldest) {
   pthread_mutex_lock(&w->mu);
   for (unsigned i = 0; i < spare_count; i++) {
     if (rc == DW_OK && w->spare_count < SPARES_MAX) {
+      w->spare_zeroed[w->spare_count] = false;
       w->spares[w->spare_count++] = spares[i];
     } else {
       (void)w->env->ops->unlink(w->env, spares[i]);
@@ -107,6 +108,7 @@ int wal_prepare(struct wal *w) {
   }
   pthread_mutex_lock(&w->mu);
   if (w->spare_count < SPARES_MAX) {
+    w->spare_zeroed[w->spare_count] = true;
     w->spares[w->spare_count++] = path;
     path = NULL;
   }
@@ -169,7 +171,10 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
   if (!tmp) return dw_fail_nomem(n);
   snprintf(tmp, n, "%s/segment.tmp", w->dir);
   rc = copy_head(w, s, off, tmp, &file);
+  bool touched = rc == DW_OK; /* from here on a failure leaves the log in neither state: it stops */
   pthread_mutex_lock(&w->mu);
+  /* A sync under way uses the file that is replaced, and would count as durable what is cut. */
+  while (s->syncing || last_segment(w)->syncing) pthread_cond_wait(&w->synced_cond, &w->mu);
   if (rc == DW_OK) rc = drop_newer(w, s);
   if (rc == DW_OK) rc = w->env->ops->rename(w->env, tmp, s->path);
   if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
@@ -194,8 +199,9 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
     char why[300];
     dw_error_copy(why, sizeof why);
     (void)w->env->ops->unlink(w->env, tmp);
+    if (touched) rc = DW_IO;
     dw_fail(rc, "cutting the log behind LSN %llu: %s", (unsigned long long)pos->lsn, why);
-    if (rc != DW_NO_SPACE && rc != DW_NO_MEMORY) wal_stop(w, rc);
+    if (touched || (rc != DW_NO_SPACE && rc != DW_NO_MEMORY)) wal_stop(w, rc);
   }
   free(tmp);
   return rc;

@@ -50,17 +50,29 @@ static void close_if_unused(struct wal *w, struct segment *s) {
   s->file = NULL;
 }
 
-/* fdatasync of one segment up to what is written now. mu held; dropped and retaken. */
+/* fdatasync of one segment up to what is written now. mu held; dropped and retaken. One at a time: the kernel reports a
+ * failed write-back to one caller only, so a second one beside it would get OK for pages that are lost. */
 static int sync_segment(struct wal *w, struct segment *s) {
+  const uint64_t wanted = s->end;
+  s->file_users++;
+  while (s->syncing) pthread_cond_wait(&w->synced_cond, &w->mu);
+  s->file_users--;
+  int rc = stopped(w);
+  if (rc || s->synced >= wanted) {
+    close_if_unused(w, s);
+    return rc;
+  }
   uint64_t upto = s->end;
   dw_lsn lsn = s->end_pos.lsn;
-  if (s->synced >= upto) return DW_OK;
   s->file_users++;
+  s->syncing = true;
   struct env_file *file = s->file;
   pthread_mutex_unlock(&w->mu);
-  int rc = w->env->ops->fdatasync(file);
-  if (rc) wal_stop(w, rc);
+  rc = w->env->ops->fdatasync(file);
+  if (rc) rc = wal_stop(w, dw_fail_prefix(DW_IO, "the log can't be synced")); /* whatever the system called it */
   pthread_mutex_lock(&w->mu);
+  s->syncing = false;
+  pthread_cond_broadcast(&w->synced_cond);
   s->file_users--;
   w->syncs++;
   if (rc == DW_OK && s->synced < upto) s->synced = upto;
@@ -74,7 +86,6 @@ int wal_sync(struct wal *w, dw_lsn *durable) {
   int rc = stopped(w);
   /* Older segments were synced when they were rolled away. */
   if (rc == DW_OK) rc = sync_segment(w, last_segment(w));
-  if (rc == DW_OK && w->stop_rc) rc = stopped(w);
   if (rc == DW_OK && durable) *durable = w->durable_lsn;
   pthread_mutex_unlock(&w->mu);
   return rc;
@@ -99,9 +110,9 @@ static int roll(struct wal *w, size_t need) {
     close_if_unused(w, old);
   }
   pthread_mutex_unlock(&w->mu);
-  if (rc) { /* the file is there, but can't be entered: go on without it */
-    (void)w->env->ops->unlink(w->env, s->path);
+  if (rc) { /* the file is there, but can't be entered */
     segment_free(w, s);
+    rc = dw_fail_prefix(DW_IO, "new segment");
   }
   return rc;
 }
@@ -250,6 +261,7 @@ static void wal_free(struct wal *w) {
     segment_free(w, s);
   }
   while (w->spare_count) free(w->spares[--w->spare_count]);
+  pthread_cond_destroy(&w->synced_cond);
   pthread_mutex_destroy(&w->mu);
   free(w->dir);
   free(w);
@@ -259,6 +271,7 @@ int wal_open(const char *dir, const struct wal_options *opt, struct wal_recovery
   struct wal *w = calloc(1, sizeof *w);
   if (!w) return dw_fail_nomem(sizeof *w);
   pthread_mutex_init(&w->mu, NULL);
+  pthread_cond_init(&w->synced_cond, NULL);
   w->opt = *opt;
   w->env = opt->env;
   w->next_spare = 1;

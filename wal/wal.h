@@ -55,7 +55,6 @@ struct wal_options {
   uint64_t tail_cache_bytes; /* blocks kept in memory for shippers and the applier */
   struct wal_pos base;       /* where the log starts if the directory holds no segment */
   struct wal_pos must_reach; /* the store's persisted boundary: anything below is known durable */
-  uint64_t wall_ns_hint;     /* unused by recovery; for messages */
   void (*log)(void *arg, int level, const char *line); /* dw_log_level; may be NULL */
   void *log_arg;
 };
@@ -92,15 +91,17 @@ int wal_close(struct wal *);
 
 /* Seals and writes n blocks made by wal_block_create, in order, at the end: one pwritev (rolling to a new
  * segment first when they do not fit; the old one is synced before). Sets each block's epoch (of the log), first_lsn,
- * commit_lsn, chain. On DW_OK they are handed to the kernel and in the tail cache. On DW_NO_SPACE nothing was
- * appended, the log goes on. Other errors stop the log. */
+ * commit_lsn, chain. On DW_OK they are handed to the kernel and in the tail cache. On DW_NO_SPACE and DW_NO_MEMORY
+ * nothing was appended, the log goes on. On DW_CLOSED and DW_INVALID nothing was written. DW_IO stops the log: what was
+ * written of the blocks may be found whole by the next open. */
 int wal_append(struct wal *, struct wal_block **, size_t n, uint64_t epoch, dw_lsn commit_lsn);
 
 /* A follower's append: blocks as parsed from the wire, written byte for byte. Checks rules 3 and 4 against
  * the end first: DW_DIVERGED, nothing written, if they do not hold. */
 int wal_append_sealed(struct wal *, struct wal_block **, size_t n);
 
-/* fdatasync up to what was written when it was called. *durable (may be NULL) gets the durable LSN. Several
+/* fdatasync up to what was written when it was called (one at a time; who comes meanwhile waits and looks again).
+ * DW_IO whatever the system's error was: the log has stopped; DW_CLOSED: it had before. *durable (may be NULL) gets the durable LSN. Several
  * threads may call it; cheap when nothing is unsynced. Counts one sync when it did one. */
 int wal_sync(struct wal *, dw_lsn *durable);
 
@@ -111,7 +112,8 @@ int wal_prepare(struct wal *);
 
 /* Cuts the log back to boundary `pos` (a follower's unapplied tail). The cut bytes are zeroed, whole
  * segments deleted (never recycled), synced. DW_NOT_FOUND if pos is not a boundary here. Cursors beyond are
- * invalid: their next read returns DW_DIVERGED. */
+ * invalid: their next read returns DW_DIVERGED. A failure before anything was cut leaves the log as it was; a later one
+ * (DW_IO) stops it: the next open finds the old log, or a part of it that is not shorter than pos. */
 int wal_truncate(struct wal *, const struct wal_pos *);
 
 /* ---- positions and reading ----------------------------------------------------------------- */
@@ -171,11 +173,9 @@ struct wal_inspect_report {
   uint64_t segments, blocks, commits, bytes;
   struct wal_pos first, last;
   uint64_t torn_bytes;  /* behind the last valid block, possibly being written just now */
-  uint64_t unknown_bytes;
   char problem[512];    /* "" if sound */
 };
-/* Read-only, takes no lock, safe on a directory in use (a segment recycled under its eyes is skipped and
- * said so). DW_OK: sound up to last; DW_CORRUPT: problem says what and where; DW_NOT_FOUND: no log here. */
+/* Read-only, takes no lock, safe on a directory in use (a segment trimmed under its eyes is skipped). DW_OK: sound up to last; DW_CORRUPT: problem says what and where; DW_NOT_FOUND: no log here. */
 int wal_inspect(struct env *, const char *dir, const struct wal_inspect *, struct wal_inspect_report *);
 
 #endif
