@@ -178,17 +178,17 @@ void apply_step(dw_engine *e, struct request_list *done) {
   e->apply_busy = false;
   if (result.rc == DW_OK && result.batch.n) {
     apply_took(e, &result.batch);
-    e->failed[0] = '\0'; /* a store that takes writes again */
+    if (!e->failed_rc) e->failed[0] = '\0'; /* a store that takes writes again */
     pipeline_complete(e, done);
     if (e->rops) e->rops->applied_moved(e->rctx);
-  } else if (result.rc && result.store_failed) {
-    /* A full disk or a background error of the store: committed writes wait, new ones are refused before they are
-     * logged, the health tick tries again. */
+  } else if (result.rc && (result.store_failed || result.rc == DW_NO_MEMORY)) {
+    /* A full disk, a background error of the store, no memory: committed writes wait, new ones are refused before they
+     * are logged, the health tick tries again. */
     e->store_error_rc = result.rc;
     bool first = !e->failed[0];
-    dw_error_copy(e->failed, sizeof e->failed);
+    if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
     if (first)
-      engine_log(e, DW_LOG_ERROR, "the store refuses writes at LSN %llu, will retry: %s",
+      engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
                  (unsigned long long)e->applied.lsn + 1, e->failed);
   } else if (result.rc) {
     engine_stop(e, result.rc, done);

@@ -7,6 +7,7 @@
  *
  * Without threads (engine_config.threads = false) engine_step does one piece of any of it, in the caller's thread.
  */
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -122,11 +123,19 @@ static void sync_if_due(dw_engine *e) {
   pipeline_wake(&done);
 }
 
-static void trim_log(dw_engine *e, dw_lsn persisted) {
-  struct wal_segment_info segments[1024];
-  size_t n = wal_segments(e->wal, segments, 1024);
+/* All segments: what is kept is counted from the newest back, so a part of the list would not do. */
+static struct wal_segment_info *list_segments(dw_engine *e, size_t *n) {
+  for (size_t cap = wal_segments(e->wal, NULL, 0) + 16;; cap = *n + 16) {
+    struct wal_segment_info *segments = malloc(cap * sizeof *segments);
+    if (!segments) return NULL; /* another time */
+    *n = wal_segments(e->wal, segments, cap);
+    if (*n <= cap) return segments;
+    free(segments);
+  }
+}
+
+static void trim_log(dw_engine *e, dw_lsn persisted, const struct wal_segment_info *segments, size_t n) {
   if (n < 2) return;
-  if (n > 1024) n = 1024;
   pthread_mutex_lock(&e->mu);
   dw_lsn pin = e->pin_lsn;
   pthread_mutex_unlock(&e->mu);
@@ -184,24 +193,34 @@ static void poll_store(dw_engine *e) {
   uint64_t unpersisted = 0;
   pthread_mutex_unlock(&e->mu);
   if (e->wal && rc == DW_OK) {
-    struct wal_segment_info segments[1024];
-    size_t n = wal_segments(e->wal, segments, 1024);
-    for (size_t i = 0; i < n && i < 1024; i++)
+    size_t n = 0;
+    struct wal_segment_info *segments = list_segments(e, &n);
+    for (size_t i = 0; segments && i < n; i++)
       if (segments[i].last_lsn > persisted.lsn) unpersisted += segments[i].bytes;
     if (unpersisted > unpersisted_limit(e) && !health.flush_pending) flush_store(e, ref->store);
-    trim_log(e, persisted.lsn);
+    if (segments) trim_log(e, persisted.lsn, segments, n);
+    free(segments);
   }
   store_ref_put(ref);
+}
+
+/* On a full disk this fails for as long as it is full: said once, tried every second. */
+static void prepare_if_wanted(dw_engine *e) {
+  if (!wal_wants_prepare(e->wal) || mono_ns(e) < e->next_prepare_ns) return;
+  bool failed = wal_prepare(e->wal) != DW_OK;
+  if (failed) {
+    char why[200];
+    dw_error_copy(why, sizeof why);
+    if (!e->prepare_failed) engine_log(e, DW_LOG_WARN, "preparing the next log segment, will be tried again: %s", why);
+    e->next_prepare_ns = mono_ns(e) + 1000000000u;
+  }
+  e->prepare_failed = failed;
 }
 
 void background_maintain(dw_engine *e) {
   if (e->wal) {
     sync_if_due(e);
-    if (wal_wants_prepare(e->wal) && wal_prepare(e->wal) != DW_OK) {
-      char why[200];
-      dw_error_copy(why, sizeof why);
-      engine_log(e, DW_LOG_WARN, "preparing the next log segment: %s", why);
-    }
+    prepare_if_wanted(e);
   }
   uint64_t now = mono_ns(e);
   if (now - e->last_poll_ns >= STORE_POLL_NS) {
@@ -222,7 +241,9 @@ static void *maint_thread(void *arg) {
       e->maint_busy = false;
       pipeline_moved(e);
     }
-    wait_until(&e->maint_cond, &e->mu, mono_ns(e) + MAINT_NS);
+    uint64_t next = mono_ns(e) + MAINT_NS, sync = e->last_sync_ns + e->opt.sync_interval_ms * 1000000ull;
+    bool syncs = e->wal && !e->installing && !e->failed_rc;
+    wait_until(&e->maint_cond, &e->mu, syncs && sync < next ? sync : next);
   }
   pthread_mutex_unlock(&e->mu);
   return NULL;

@@ -63,11 +63,11 @@ enum {
   DW_LOCKED,               /* another process (or handle) has this directory open */
   DW_READ_ONLY,            /* this node is a follower: write at the primary */
   DW_STALE,                /* the asked consistency can't be met within wait_ms */
-  DW_TIMEOUT,              /* IN DOUBT: logged under the LSN that was returned, not yet confirmed */
+  DW_TIMEOUT,              /* IN DOUBT: logged under the LSN that was returned, not yet confirmed; LSN 0: not done */
   DW_NOT_ENOUGH_FOLLOWERS, /* sync mode, too few followers connected: certainly not done */
   DW_DIVERGED,             /* histories parted, or the cluster is foreign; nothing was mixed or deleted */
   DW_CLOSED,               /* the engine is closing, or its log stopped after an error: reopen */
-  DW_NO_MEMORY,            /* an allocation failed: nothing was done */
+  DW_NO_MEMORY,            /* an allocation failed: nothing was done, nothing has stopped */
   DW_UNSUPPORTED           /* a newer format or protocol, or a feature that is not there */
 };
 #endif
@@ -226,7 +226,8 @@ DW_API void dw_options_init(dw_options *);
 
 /* Opens DIR (made if missing, parent must exist), recovers, starts threads and listeners.
  * Errors: DW_LOCKED, DW_CORRUPT (names file, offset, LSN), DW_UNSUPPORTED (newer format),
- * DW_INVALID (an option, or DIR is not a dabbawal directory and not empty), DW_IO (a port in use...). */
+ * DW_INVALID (an option, or DIR is not a dabbawal directory and not empty), DW_IO (a port in use...),
+ * DW_DIVERGED (the log is of another cluster or history than the store), DW_NO_SPACE, DW_NO_MEMORY. */
 DW_API int dw_open(const char *dir, const dw_options *, dw_engine **);
 
 /* Syncs the log, stops threads, frees. Pending writes answer DW_CLOSED (in doubt if logged). No call
@@ -237,44 +238,57 @@ DW_API int dw_close(dw_engine *);
 /* ---- writing (primary) --------------------------------------------------------------------- */
 
 /* On DW_OK the write is logged, as durable and acknowledged as asked, and visible to reads here.
- * `lsn` (may be NULL) gets its LSN on DW_OK and on DW_TIMEOUT, or 0 if nothing was logged.
- * Errors: DW_READ_ONLY, DW_INVALID, DW_NO_SPACE, DW_NOT_ENOUGH_FOLLOWERS (all: certainly not done),
- * DW_TIMEOUT (in doubt; ask again with dw_wait), DW_CLOSED, DW_IO. */
+ * `lsn` (may be NULL) is always written: the LSN if the write was logged or may have been, else 0.
+ * Errors: DW_READ_ONLY, DW_INVALID, DW_NO_SPACE, DW_NO_MEMORY, DW_NOT_ENOUGH_FOLLOWERS (all: certainly not done);
+ * DW_TIMEOUT, DW_CLOSED, DW_IO: in doubt if an LSN came with it, certainly not done if it is 0. After DW_TIMEOUT ask
+ * again with dw_wait; after the others the next dw_open finds the write or does not. While the store has an error of
+ * its own writes are refused with it (DW_NO_SPACE, DW_IO, DW_CORRUPT, LSN 0) until it takes them again. */
 DW_API int dw_put(dw_engine *, const dw_write_options *, const void *key, size_t klen, const void *val, size_t vlen,
                   dw_lsn *lsn);
 DW_API int dw_delete(dw_engine *, const dw_write_options *, const void *key, size_t klen, dw_lsn *lsn);
 
-/* A batch is applied wholly or not at all, in the order of its operations. NULL: no memory. */
+/* A batch is applied wholly or not at all, in the order of its operations. It copies keys and values, may be written
+ * any number of times and belongs to no engine. NULL: no memory. */
 DW_API dw_batch *dw_batch_create(void);
 DW_API void dw_batch_destroy(dw_batch *);
-DW_API void dw_batch_clear(dw_batch *);
-DW_API uint32_t dw_batch_count(const dw_batch *);
+DW_API void dw_batch_clear(dw_batch *);           /* empty again; keeps its memory */
+DW_API uint32_t dw_batch_count(const dw_batch *); /* operations in it */
+/* DW_INVALID (a size is out of the limits above), DW_NO_MEMORY: the batch is as it was. Deleting a key that is not
+ * there is no error. A value of 0 bytes may be NULL. */
 DW_API int dw_batch_put(dw_batch *, const void *key, size_t klen, const void *val, size_t vlen);
 DW_API int dw_batch_delete(dw_batch *, const void *key, size_t klen);
 
 /* One commit, one LSN. An empty batch is DW_OK with LSN 0 and nothing logged. */
 DW_API int dw_write(dw_engine *, const dw_write_options *, const dw_batch *, dw_lsn *lsn);
 
-/* Called once per accepted dw_write_async, in LSN order for those that succeed, from an engine thread:
- * be brief and do not call blocking dw_ functions. rc and lsn as dw_write would return them. */
+/* Called once per accepted dw_write_async, from one engine thread, one at a time: be brief (applying waits for you) and
+ * do not call blocking dw_ functions; dw_write_async may be called, it does not block there. Those that succeed come in
+ * LSN order, except that a write at level DW_ACK_APPLIED may come after later ones that wait for less. rc and lsn as
+ * dw_write would return them; dw_last_error() gives the detail. */
 typedef void (*dw_commit_fn)(void *arg, int rc, dw_lsn lsn);
 
 /* Queues a copy of the batch and returns. DW_OK: `fn` will be called exactly once. Any other code: it
- * will not. Blocks while the queue is full (push-back), never drops. */
+ * will not. Blocks while the queue is full (push-back), never drops. An empty batch is answered in this thread, before
+ * it returns. Errors: DW_INVALID, DW_READ_ONLY, DW_NOT_ENOUGH_FOLLOWERS, DW_NO_MEMORY, DW_CLOSED, and the store's, as
+ * above. */
 DW_API int dw_write_async(dw_engine *, const dw_write_options *, const dw_batch *, dw_commit_fn fn, void *arg);
 
 /* Waits until `lsn` of this engine's present epoch is committed and has the acks that the options ask
- * for. DW_OK, DW_TIMEOUT (still in doubt), DW_NOT_FOUND (never logged here), DW_CLOSED. */
+ * for (timeout_ms included), and applied here. On a follower: until it is applied. DW_OK, DW_TIMEOUT (still in doubt),
+ * DW_NOT_FOUND (never logged here), DW_INVALID, DW_CLOSED. */
 DW_API int dw_wait(dw_engine *, dw_lsn lsn, const dw_write_options *);
 
 /* ---- reading (any node) -------------------------------------------------------------------- */
 
-/* DW_OK, DW_NOT_FOUND, DW_STALE (the message says staleness and bound), DW_INVALID, DW_IO, DW_CORRUPT. */
+/* DW_OK, DW_NOT_FOUND, DW_STALE (the message says staleness and bound), DW_INVALID, DW_IO, DW_CORRUPT, DW_NO_MEMORY.
+ * Works on after the log or the store has stopped taking writes. */
 DW_API int dw_get(dw_engine *, const dw_read_options *, const void *key, size_t klen, dw_value *);
-DW_API void dw_value_release(dw_value *);
+DW_API void dw_value_release(dw_value *); /* any thread, once; may come after dw_close */
 
 /* An iterator sees one consistent point: the applied state when it was made. Keys are in byte order.
- * _key and _value are valid until the iterator moves; call them only while _valid. */
+ * _key and _value are valid until the iterator moves; call them only while _valid. A new iterator is not valid until
+ * one of the seeks; a step of one that is not valid does nothing. When it is not valid any more, ask _status: DW_OK
+ * means the end. Errors of _create: as dw_get's, without DW_NOT_FOUND. */
 DW_API int dw_iter_create(dw_engine *, const dw_read_options *, dw_iter **);
 DW_API void dw_iter_destroy(dw_iter *);
 DW_API void dw_iter_seek(dw_iter *, const void *key, size_t klen); /* first key >= */
@@ -289,7 +303,7 @@ DW_API int dw_iter_status(const dw_iter *); /* DW_OK, or why the iteration stopp
 
 /* ---- asking -------------------------------------------------------------------------------- */
 
-/* A snapshot of the node's state; never blocks on disk or network. */
+/* A snapshot of the node's state; never blocks on disk or network. Always DW_OK. */
 DW_API int dw_status_get(dw_engine *, dw_status *);
 
 /* "DW_TIMEOUT" etc.; "DW_UNKNOWN" for a number that is none of them. Static. */

@@ -139,7 +139,8 @@ struct dw_engine {
   pthread_t thread[4];
   unsigned thread_count;
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
-  bool flush_failed;                   /* said so already; the maint thread's */
+  bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
+  uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   uint64_t commits;           /* answered DW_OK or applied, since open */
 };
@@ -165,6 +166,7 @@ void pipeline_kick(dw_engine *);                /* wakes somebody for each free 
 void pipeline_moved(dw_engine *);               /* wakes readers and dw_wait */
 void pipeline_wake(struct request_list *done);  /* WITHOUT mu: wakes the writers that were answered */
 void pipeline_deliver(dw_engine *e);            /* drops and retakes mu: calls back what is answered; background threads */
+bool pipeline_in_callback(void);                /* does this thread call back just now? */
 void engine_stop(dw_engine *, int rc, struct request_list *done); /* the log or the store failed: message of this thread */
 
 /* write.c: answers asynchronous requests whose deadline has passed. mu held. */

@@ -105,6 +105,15 @@ static bool logged(dw_engine *e, struct request_list *group, const struct run *r
   return sync;
 }
 
+/* A write that failed may have reached the file all the same: each request gets the LSN that it may be found under. */
+static void in_doubt(struct request_list *group, const struct run *runs, size_t n_runs) {
+  struct write_request *r = group->head;
+  for (size_t i = 0; i < n_runs; i++)
+    for (uint32_t k = 0; k < runs[i].commits; k++, r = r->next) r->lsn = runs[i].block->h.first_lsn + k;
+  dw_fail_prefix(DW_IO, "in doubt: the log failed while writing LSN %llu and up",
+                 (unsigned long long)runs[0].block->h.first_lsn);
+}
+
 static void fail_group(dw_engine *e, struct request_list *group, int rc, struct request_list *done) {
   struct write_request *r;
   while ((r = request_list_pop(group))) pipeline_finish(e, r, rc, done);
@@ -142,12 +151,16 @@ void log_step(dw_engine *e, struct request_list *done) {
     sync = logged(e, &group, runs, n, mono_ns(e));
     if (e->rops) e->rops->log_grew(e->rctx);
     pipeline_advance(e);
+    if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
   } else {
     struct wal_stat st;
     wal_stat(e->wal, &st);
     if (st.stopped) {
-      dw_fail_prefix(rc, "append");
+      char why[400];
+      dw_error_copy(why, sizeof why);
+      if (rc == DW_IO) in_doubt(&group, runs, n);
       fail_group(e, &group, rc, done);
+      dw_fail(rc, "append: %s", why);
       engine_stop(e, rc, done);
     } else {
       fail_group(e, &group, rc, done); /* no space, no memory: certainly not done, the log goes on */

@@ -40,7 +40,13 @@ int engine_open_wal(dw_engine *e, const struct node_file *of, const struct wal_p
                            .must_reach = *must_reach,
                            .log = wal_log,
                            .log_arg = e};
-  int rc = wal_open(dir, &wo, rec, out);
+  bool there = false;
+  int rc = e->env->ops->exists(e->env, dir, &there);
+  if (rc == DW_OK) rc = wal_open(dir, &wo, rec, out);
+  if (rc == DW_OK && !there && (rc = e->env->ops->sync_dir(e->env, e->dir))) { /* before anything in it counts */
+    (void)wal_close(*out);
+    *out = NULL;
+  }
   free(dir);
   return rc;
 }
@@ -53,9 +59,26 @@ static int new_node(dw_engine *e) {
   return rc;
 }
 
+/* Makes the entry of e->dir in its parent durable. */
+static int sync_parent(dw_engine *e) {
+  char *parent = strdup(e->dir);
+  if (!parent) return dw_fail_nomem(strlen(e->dir));
+  size_t n = strlen(parent);
+  while (n > 1 && parent[n - 1] == '/') n--;
+  while (n && parent[n - 1] != '/') n--;
+  while (n > 1 && parent[n - 1] == '/') n--;
+  parent[n] = '\0';
+  int rc = e->env->ops->sync_dir(e->env, n ? parent : ".");
+  free(parent);
+  return rc;
+}
+
 /* LOCK and NODE. */
 static int open_directory(dw_engine *e) {
-  int rc = e->env->ops->mkdir(e->env, e->dir);
+  bool there = false;
+  int rc = e->env->ops->exists(e->env, e->dir, &there);
+  if (rc == DW_OK) rc = e->env->ops->mkdir(e->env, e->dir);
+  if (rc == DW_OK && !there) rc = sync_parent(e);
   if (rc) return rc;
   char *lock = path_join(e->dir, "LOCK");
   if (!lock) return DW_NO_MEMORY;
@@ -64,7 +87,8 @@ static int open_directory(dw_engine *e) {
   rc = node_file_load(e->env, e->dir, &e->node);
   if (rc == DW_OK || rc == DW_NOT_FOUND) {
     int lock_rc = e->env->ops->lock(e->env, lock, &e->lock);
-    if (lock_rc) rc = lock_rc;
+    /* Another process may have made or changed the directory before it let go of the lock: look again. */
+    rc = lock_rc ? lock_rc : node_file_load(e->env, e->dir, &e->node);
   }
   free(lock);
   if (rc == DW_NOT_FOUND) {
@@ -92,6 +116,8 @@ static int open_store(dw_engine *e) {
   bool log_exists = false;
   int rc = dir && log ? e->env->ops->exists(e->env, log, &log_exists) : DW_NO_MEMORY;
   if (rc == DW_OK) rc = engine_open_store(e, dir, log_exists, &store);
+  /* The store's name is durable before the log's can be: a log without a store is refused. */
+  if (rc == DW_OK && !log_exists && (rc = e->env->ops->sync_dir(e->env, e->dir))) e->sops->close(store);
   if (rc == DW_NOT_FOUND) rc = dw_fail_prefix(DW_CORRUPT, "the log is there, but the store is gone");
   if (rc == DW_OK && !(e->store = store_ref_create(e->env, store))) {
     e->sops->close(store);

@@ -76,6 +76,7 @@ int options_copy(dw_options *dst, const dw_options *src) {
   if (o.ack == DW_ACK_DEFAULT) o.ack = DW_ACK_DURABLE;
   if (o.durability == DW_DURABILITY_DEFAULT) o.durability = DW_DURABILITY_DISK;
   if (!o.region) o.region = "";
+  if (o.retain_ms > UINT64_MAX / 1000000u) o.retain_ms = UINT64_MAX / 1000000u; /* for ever */
   int rc = options_check(&o);
   if (rc) return rc;
   const char **strings[] = {&o.region, &o.listen, &o.primary};

@@ -86,6 +86,8 @@ void pipeline_fail_all(dw_engine *e, int rc, const char *why, struct request_lis
   struct write_request *r;
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
     while ((r = request_list_pop(lists[i]))) {
+      /* The codes that mean "nothing was done" are not for what was logged, nor for what only shared its fate. */
+      if (rc != DW_CLOSED) rc = DW_IO;
       if (r->lsn)
         dw_fail(rc, "in doubt: logged under LSN %llu, then: %s", (unsigned long long)r->lsn, why);
       else
@@ -156,6 +158,12 @@ void pipeline_wake(struct request_list *done) {
   while ((r = request_list_pop(done))) request_signal(r, SIGNAL_DONE);
 }
 
+static _Thread_local bool in_callback;
+
+bool pipeline_in_callback(void) {
+  return in_callback;
+}
+
 void pipeline_deliver(dw_engine *e) {
   if (e->delivering) return;
   e->delivering = true;
@@ -168,7 +176,9 @@ void pipeline_deliver(dw_engine *e) {
       if (r->rc != DW_OK) dw_fail(r->rc, "%s", r->error);
       /* as dw_write would return it: an LSN with an error means that it may be in the log */
       bool logged = r->rc == DW_OK || r->rc == DW_TIMEOUT || r->rc == DW_IO || r->rc == DW_CLOSED;
+      in_callback = true;
       r->fn(r->arg, r->rc, logged ? r->lsn : 0);
+      in_callback = false;
       free(r);
     }
     pthread_mutex_lock(&e->mu);

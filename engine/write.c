@@ -67,6 +67,7 @@ static bool time_out(dw_engine *e, struct write_request *r, struct request_list 
   int rc;
   if (r->state == REQUEST_QUEUED) {
     request_list_remove(&e->queue, r);
+    pthread_cond_broadcast(&e->space_cond);
     rc = dw_fail(DW_TIMEOUT, "withdrawn from the queue, nothing was logged: the log did not get to it in time");
   } else if (r->state == REQUEST_LOGGED) {
     if (!request_list_remove(&e->pending, r)) request_list_remove(&e->lingering, r);
@@ -205,10 +206,12 @@ int dw_write_async(dw_engine *e, const dw_write_options *wo, const dw_batch *b, 
   memcpy(r + 1, b->body.data, b->body.len);
 
   pthread_mutex_lock(&e->mu);
-  while (e->threads && !(rc = refuse_now(e, &need)) &&
+  /* A callback never waits here: it runs in the thread that makes room, and each answer leaves room for one. */
+  const bool may_wait = e->threads && !pipeline_in_callback();
+  while (may_wait && !(rc = refuse_now(e, &need)) &&
          (e->queue.count >= QUEUE_MAX_COUNT || e->queue.bytes >= QUEUE_MAX_BYTES))
     pthread_cond_wait(&e->space_cond, &e->mu);
-  if (!e->threads) rc = refuse_now(e, &need);
+  if (!may_wait) rc = refuse_now(e, &need);
   if (rc == DW_OK) {
     r->deadline_ns = deadline_of(r, mono_ns(e));
     request_list_push(&e->queue, r);
