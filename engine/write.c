@@ -161,6 +161,7 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
 
 int dw_put(dw_engine *e, const dw_write_options *wo, const void *key, size_t klen, const void *val, size_t vlen,
            dw_lsn *lsn) {
+  if (lsn) *lsn = 0;
   uint8_t small[1024];
   struct buf body = {.data = small, .cap = sizeof small};
   bool on_stack = klen + vlen + 16 <= sizeof small;
@@ -172,6 +173,7 @@ int dw_put(dw_engine *e, const dw_write_options *wo, const void *key, size_t kle
 }
 
 int dw_delete(dw_engine *e, const dw_write_options *wo, const void *key, size_t klen, dw_lsn *lsn) {
+  if (lsn) *lsn = 0;
   struct buf body = {0};
   int rc = batch_add_delete(&body, key, klen);
   if (rc == DW_OK) rc = write_body(e, wo, &body, 1, lsn);

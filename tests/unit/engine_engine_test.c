@@ -339,7 +339,9 @@ START_TEST(wrong_arguments_are_refused_by_name) {
   open_engine();
   static char big[DW_MAX_KEY_BYTES + 1];
   ck_assert_int_eq(dw_put(e, NULL, "", 0, "v", 1, NULL), DW_INVALID);
-  ck_assert_int_eq(dw_put(e, NULL, big, sizeof big, "v", 1, NULL), DW_INVALID);
+  dw_lsn lsn = 7;
+  ck_assert_int_eq(dw_put(e, NULL, big, sizeof big, "v", 1, &lsn), DW_INVALID);
+  ck_assert_uint_eq(lsn, 0);
   ck_assert_ptr_nonnull(strstr(dw_last_error(), "65537"));
   dw_write_options wo = {.mode = (dw_mode)17};
   ck_assert_int_eq(dw_put(e, &wo, "k", 1, "v", 1, NULL), DW_INVALID);
