@@ -261,7 +261,7 @@ DW_API int dw_batch_delete(dw_batch *, const void *key, size_t klen);
 /* One commit, one LSN. An empty batch is DW_OK with LSN 0 and nothing logged. */
 DW_API int dw_write(dw_engine *, const dw_write_options *, const dw_batch *, dw_lsn *lsn);
 
-/* Called once per accepted dw_write_async, from one engine thread, one at a time: be brief (applying waits for you) and
+/* Called once per accepted dw_write_async, from an engine thread, one at a time: be brief (applying may wait for you) and
  * do not call blocking dw_ functions; dw_write_async may be called, it does not block there. Those that succeed come in
  * LSN order, except that a write at level DW_ACK_APPLIED may come after later ones that wait for less. rc and lsn as
  * dw_write would return them; dw_last_error() gives the detail. */

@@ -169,7 +169,9 @@ void pipeline_deliver(dw_engine *e);            /* drops and retakes mu: calls b
 bool pipeline_in_callback(void);                /* does this thread call back just now? */
 void engine_stop(dw_engine *, int rc, struct request_list *done); /* the log or the store failed: message of this thread */
 
-/* write.c: answers asynchronous requests whose deadline has passed. mu held. */
+/* write.c: how long a request waits for its answer if it is queued, or logged, now. */
+uint64_t write_deadline(const struct write_request *, uint64_t now_ns);
+/* Answers asynchronous requests whose deadline has passed. mu held. */
 void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 
 /* log_step.c, apply.c: called with mu held and the role free; drop and retake it. */

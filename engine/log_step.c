@@ -99,6 +99,7 @@ static bool logged(dw_engine *e, struct request_list *group, const struct run *r
       r->lsn = h->first_lsn + k;
       r->state = REQUEST_LOGGED;
       request_list_push(&e->pending, r);
+      if (r->need.mode == DW_SEMI_SYNC) r->deadline_ns = write_deadline(r, now); /* its block's began just now */
     }
   }
   gate_local(&e->gate, block_last_lsn(&runs[n_runs - 1].block->h), 0, now);

@@ -105,30 +105,48 @@ static void role_release(dw_engine *e) {
   pipeline_moved(e);
 }
 
+/* Is pos at or behind what is applied? Epoch records share LSNs, so the log has to say. The apply role held, not mu. */
+static int check_unapplied(dw_engine *e, const struct wal_pos *pos) {
+  if (pos->lsn > e->applied.lsn) return DW_OK;
+  if (pos->lsn == e->applied.lsn) {
+    struct wal_cursor *c;
+    int rc = wal_cursor_open(e->wal, &e->applied, &c);
+    if (rc) return rc;
+    for (;;) {
+      struct wal_pos at = wal_cursor_pos(c);
+      struct wal_block *b;
+      if (hash128_eq(&at.chain, &pos->chain) || (rc = wal_cursor_next(c, pos->lsn, &b))) break;
+      wal_block_unref(b);
+    }
+    wal_cursor_close(c);
+    if (rc != DW_NOT_FOUND) return rc;
+  }
+  return dw_fail(DW_DIVERGED, "asked to drop the log beyond LSN %llu, but LSN %llu is applied already",
+                 (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);
+}
+
 int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   int rc = check_follower(e);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
   role_take(e);
-  if (pos->lsn < e->applied.lsn) {
-    rc = dw_fail(DW_DIVERGED, "asked to drop the log beyond LSN %llu, but LSN %llu is applied already",
-                 (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);
-  } else {
-    dw_lsn from = e->gate.written;
-    pthread_mutex_unlock(&e->mu);
+  dw_lsn from = e->gate.written;
+  pthread_mutex_unlock(&e->mu);
+  rc = check_unapplied(e, pos);
+  if (rc == DW_OK) {
     wal_cursor_close(e->apply_cursor);
     e->apply_cursor = NULL;
     rc = wal_truncate(e->wal, pos);
-    pthread_mutex_lock(&e->mu);
-    if (rc == DW_OK) {
-      engine_log(e, DW_LOG_WARN, "dropped the unapplied log tail, LSN %llu to %llu: the primary's history differs",
-                 (unsigned long long)pos->lsn + 1, (unsigned long long)from);
-      e->gate.written = e->gate.durable = pos->lsn;
-      if (e->gate.commit > pos->lsn) e->gate.commit = pos->lsn;
-      e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
-      e->epoch = pos->epoch;
-      e->unapplied_bytes = 0;
-    }
+  }
+  pthread_mutex_lock(&e->mu);
+  if (rc == DW_OK) {
+    engine_log(e, DW_LOG_WARN, "dropped the unapplied log tail, LSN %llu to %llu: the primary's history differs",
+               (unsigned long long)pos->lsn + 1, (unsigned long long)from);
+    e->gate.written = e->gate.durable = pos->lsn;
+    if (e->gate.commit > pos->lsn) e->gate.commit = pos->lsn;
+    e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
+    e->epoch = pos->epoch;
+    e->unapplied_bytes = 0;
   }
   role_release(e);
   pthread_mutex_unlock(&e->mu);
@@ -141,10 +159,27 @@ void engine_freshness_changed(dw_engine *e) {
   pthread_mutex_unlock(&e->mu);
 }
 
+/* The empty log of a cluster that NODE names already. */
+static int adopt_log(dw_engine *e) {
+  struct wal_pos genesis = wal_genesis(&e->node.cluster_id);
+  struct wal_recovery rec;
+  struct wal *wal = NULL;
+  int rc = engine_open_wal(e, &e->node, &genesis, &genesis, &rec, &wal);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  e->applied = genesis;
+  gate_free(&e->gate);
+  gate_init(&e->gate, 0, e->opt.ack_timeout_ms * 500000ull);
+  e->wal = wal;
+  pthread_mutex_unlock(&e->mu);
+  return DW_OK;
+}
+
 int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
   if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not adopt a cluster");
   if (!hash128_zero(&e->node.cluster_id)) {
-    if (hash128_eq(&e->node.cluster_id, cluster_id)) return DW_OK;
+    bool ours_too = hash128_eq(&e->node.cluster_id, cluster_id);
+    if (ours_too) return e->wal ? DW_OK : adopt_log(e); /* its log could not be made the last time */
     char ours[33], theirs[33];
     hash128_hex(&e->node.cluster_id, ours);
     hash128_hex(cluster_id, theirs);
@@ -157,18 +192,7 @@ int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
   pthread_mutex_lock(&e->mu);
   e->node = node;
   pthread_mutex_unlock(&e->mu);
-  struct wal_pos genesis = wal_genesis(cluster_id);
-  struct wal_recovery rec;
-  struct wal *wal = NULL;
-  rc = engine_open_wal(e, &e->node, &genesis, &genesis, &rec, &wal);
-  if (rc) return rc;
-  pthread_mutex_lock(&e->mu);
-  e->applied = genesis;
-  gate_free(&e->gate);
-  gate_init(&e->gate, 0, e->opt.ack_timeout_ms * 500000ull);
-  e->wal = wal;
-  pthread_mutex_unlock(&e->mu);
-  return DW_OK;
+  return adopt_log(e);
 }
 
 /* ---- bootstrap ------------------------------------------------------------------------------- */

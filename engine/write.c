@@ -37,7 +37,7 @@ static int need_from_options(const dw_engine *e, const dw_write_options *wo, str
  * behind a sync write that waits. */
 #define SEMI_SYNC_GRACE_NS 500000000ull
 
-static uint64_t deadline_of(const struct write_request *r, uint64_t now) {
+uint64_t write_deadline(const struct write_request *r, uint64_t now) {
   return now + r->timeout_ns + (r->need.mode == DW_SEMI_SYNC ? SEMI_SYNC_GRACE_NS : 0);
 }
 
@@ -143,7 +143,7 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
   int rc = need_from_options(e, wo, &r.need, &r.timeout_ns);
   if (rc) return rc;
   if (ops == 0) return DW_OK;
-  r.deadline_ns = deadline_of(&r, mono_ns(e));
+  r.deadline_ns = write_deadline(&r, mono_ns(e));
 
   pthread_mutex_lock(&e->mu);
   rc = refuse_now(e, &r.need);
@@ -215,7 +215,7 @@ int dw_write_async(dw_engine *e, const dw_write_options *wo, const dw_batch *b, 
     pthread_cond_wait(&e->space_cond, &e->mu);
   if (!may_wait) rc = refuse_now(e, &need);
   if (rc == DW_OK) {
-    r->deadline_ns = deadline_of(r, mono_ns(e));
+    r->deadline_ns = write_deadline(r, mono_ns(e));
     request_list_push(&e->queue, r);
     if (pipeline_can_log(e) && e->queue.head == r) pthread_cond_signal(&e->log_cond);
   }

@@ -66,8 +66,10 @@ static enum step next_step(struct wal_cursor *c, dw_lsn limit, struct wal_block 
       c->scan.window.len = 0;
       if (c->scan.file) w->env->ops->close(c->scan.file); /* the cut wrote a new file under the name */
       c->scan.file = NULL;
-      if (segment_by_seq(w, c->seg->h.seq) != c->seg || c->scan.off > c->seg->end) return STEP_CUT;
-      c->truncations = w->truncations;
+      for (; c->truncations < w->truncations; c->truncations++) {
+        const struct cut *cut = &w->cuts[c->truncations];
+        if (c->seg->h.seq > cut->seq || (c->seg->h.seq == cut->seq && c->scan.off > cut->off)) return STEP_CUT;
+      }
     }
     const struct tail_entry *e = tail_find(w, c->seg->h.seq, c->scan.off, &c->scan.pos);
     if (e) {

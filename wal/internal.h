@@ -102,6 +102,9 @@ struct wal {
   unsigned spare_count;
   uint64_t next_spare;
   uint64_t truncations; /* cursors drop what they have read ahead; mu */
+  struct cut {
+    uint64_t seq, off;
+  } *cuts; /* where each truncation cut, so that a cursor learns of those since it last looked; mu */
   int stop_rc;          /* mu */
   char stop_why[300];
   uint8_t boot_id[16];

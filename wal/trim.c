@@ -170,6 +170,14 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
   struct env_file *file = NULL;
   if (!tmp) return dw_fail_nomem(n);
   snprintf(tmp, n, "%s/segment.tmp", w->dir);
+  pthread_mutex_lock(&w->mu);
+  struct cut *cuts = realloc(w->cuts, (w->truncations + 1) * sizeof *cuts);
+  if (cuts) w->cuts = cuts;
+  pthread_mutex_unlock(&w->mu);
+  if (!cuts) {
+    free(tmp);
+    return dw_fail_nomem((w->truncations + 1) * sizeof *cuts);
+  }
   rc = copy_head(w, s, off, tmp, &file);
   bool touched = rc == DW_OK; /* from here on a failure leaves the log in neither state: it stops */
   pthread_mutex_lock(&w->mu);
@@ -191,7 +199,7 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
     while (s->index_count && s->index[s->index_count - 1].off >= off) s->index_count--;
     tail_drop_from(w, s->h.seq, off);
     if (w->durable_lsn > pos->lsn) w->durable_lsn = pos->lsn;
-    w->truncations++;
+    w->cuts[w->truncations++] = (struct cut){s->h.seq, off};
   }
   pthread_mutex_unlock(&w->mu);
   if (file) w->env->ops->close(file);

@@ -255,6 +255,7 @@ static void wal_free(struct wal *w) {
   tail_free(w);
   for (size_t i = 0; i < w->count; i++) segment_free(w, w->segments[i]);
   free(w->segments);
+  free(w->cuts);
   while (w->cut) {
     struct segment *s = w->cut;
     w->cut = s->next_cut;

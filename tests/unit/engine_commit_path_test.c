@@ -190,6 +190,25 @@ START_TEST(a_write_whose_deadline_passes_while_it_is_being_logged_still_times_ou
 }
 END_TEST
 
+START_TEST(a_semi_sync_write_that_was_logged_late_degrades_instead_of_timing_out) {
+  open_engine();
+  dw_write_options wo = {.mode = DW_SEMI_SYNC, .acks = 1, .timeout_ms = 300};
+  hold_writes(true);
+  pthread_t t;
+  pthread_create(&t, NULL, put_sync, &wo);
+  await_held();
+  struct timespec past = {1, 100000000}; /* beyond its time-out and what is granted on top of it */
+  nanosleep(&past, NULL);
+  hold_writes(false);
+  void *rc = NULL;
+  ck_assert(joined(t, 5000, &rc));
+  ck_assert_int_eq((intptr_t)rc / 1000, DW_OK);
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.degraded_commits, 1);
+}
+END_TEST
+
 struct filler {
   dw_write_options wo;
   struct seen *seen;
@@ -479,6 +498,63 @@ START_TEST(what_another_process_did_before_we_got_the_lock_is_seen) {
 }
 END_TEST
 
+/* ---- followers --------------------------------------------------------------------------------------- */
+
+static struct wal_block *sealed(struct wal_pos *pos, uint8_t kind, uint64_t epoch) {
+  struct epoch_record r = {.epoch = epoch, .node_id = 1, .reason = EPOCH_OPENED, .start = *pos};
+  uint8_t raw[WAL_EPOCH_RECORD_BYTES] = {0, 1, 5, 1, 2, 1, 'k', 0};
+  size_t n = 8;
+  if (kind == BLOCK_EPOCH) epoch_record_encode(&r, raw), n = sizeof raw;
+  struct block_header like = {.kind = kind, .commit_count = kind == BLOCK_COMMITS, .need = {1, 2, 2, false, 0}};
+  struct wal_block *b;
+  ck_assert_int_eq(wal_block_create(&like, raw, n, 0, &b), DW_OK);
+  b->h.epoch = epoch;
+  b->h.first_lsn = pos->lsn + 1;
+  block_header_seal(&b->h, &pos->chain, b->bytes);
+  *pos = (struct wal_pos){block_last_lsn(&b->h), epoch, b->h.chain};
+  return b;
+}
+
+START_TEST(a_truncation_below_an_applied_epoch_record_is_divergence) {
+  options.role = DW_FOLLOWER;
+  open_engine();
+  struct hash128 cluster = {{1}};
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  struct wal_pos pos = wal_genesis(&cluster), after_1, after_epoch_2;
+  struct wal_block *b[4];
+  b[0] = sealed(&pos, BLOCK_EPOCH, 1);
+  b[1] = sealed(&pos, BLOCK_COMMITS, 1);
+  after_1 = pos;
+  b[2] = sealed(&pos, BLOCK_EPOCH, 2);
+  after_epoch_2 = pos;
+  b[3] = sealed(&pos, BLOCK_EPOCH, 3);
+  ck_assert_int_eq(engine_replica_append(e, b, 3), DW_OK);
+  engine_replica_commit(e, 1);
+  struct engine_positions at;
+  do engine_positions(e, &at);
+  while (at.applied.lsn < 1);
+  ck_assert_uint_eq(at.applied.epoch, 2); /* the record behind LSN 1 went with it */
+  ck_assert_int_eq(engine_replica_append(e, b + 3, 1), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &after_1), DW_DIVERGED);
+  ck_assert_int_eq(engine_replica_truncate(e, &after_epoch_2), DW_OK); /* the same LSN, but nothing applied goes */
+  engine_positions(e, &at);
+  ck_assert_uint_eq(at.tail.epoch, 2);
+  for (int i = 0; i < 4; i++) wal_block_unref(b[i]);
+}
+END_TEST
+
+START_TEST(adopting_a_cluster_is_tried_again_when_its_log_could_not_be_made) {
+  with_faults();
+  options.role = DW_FOLLOWER;
+  open_engine();
+  struct hash128 cluster = {{1}};
+  fault_env_fail(faults, FAULT_ALLOCATE, 1, DW_NO_SPACE, false);
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_NO_SPACE);
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  ck_assert_ptr_nonnull(engine_wal(e));
+}
+END_TEST
+
 /* ---- retention with many segments ------------------------------------------------------------------- */
 
 START_TEST(the_log_is_trimmed_to_retain_bytes_however_many_segments_there_are) {
@@ -512,6 +588,7 @@ int main(void) {
   tcase_set_timeout(t, 120);
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, a_write_whose_deadline_passes_while_it_is_being_logged_still_times_out);
+  tcase_add_test(t, a_semi_sync_write_that_was_logged_late_degrades_instead_of_timing_out);
   tcase_add_test(t, time_outs_in_a_full_queue_make_room_for_those_who_wait);
   tcase_add_test(t, a_callback_does_not_wait_for_another_writers_followers);
   tcase_add_test(t, callbacks_come_in_lsn_order_beside_synchronous_writers);
@@ -522,6 +599,8 @@ int main(void) {
   tcase_add_test(t, a_store_write_that_ends_well_does_not_hide_why_the_log_stopped);
   tcase_add_test(t, the_name_of_every_directory_made_is_durable_when_open_returns);
   tcase_add_test(t, what_another_process_did_before_we_got_the_lock_is_seen);
+  tcase_add_test(t, a_truncation_below_an_applied_epoch_record_is_divergence);
+  tcase_add_test(t, adopting_a_cluster_is_tried_again_when_its_log_could_not_be_made);
   tcase_add_test(t, the_log_is_trimmed_to_retain_bytes_however_many_segments_there_are);
   suite_add_tcase(s, t);
   return check_main(s);

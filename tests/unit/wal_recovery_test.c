@@ -315,6 +315,26 @@ START_TEST(truncating_beside_a_background_sync_leaves_the_log_alive_and_honest) 
 }
 END_TEST
 
+START_TEST(a_cursor_beyond_a_cut_learns_it_even_after_the_log_has_grown_again) {
+  open_wal();
+  append_many(5, 700);
+  struct wal_pos at = end_of_log();
+  append_many(3, 700);
+  struct wal_pos beyond = end_of_log();
+  struct wal_cursor *low, *high;
+  ck_assert_int_eq(wal_cursor_open(w, &at, &low), DW_OK);
+  ck_assert_int_eq(wal_cursor_open(w, &beyond, &high), DW_OK);
+  ck_assert_int_eq(wal_truncate(w, &at), DW_OK);
+  append_many(20, 900); /* past where the cursor stood, in other strides; too much for the tail cache */
+  struct wal_block *b;
+  ck_assert_int_eq(wal_cursor_next(high, UINT64_MAX, &b), DW_DIVERGED);
+  ck_assert_int_eq(wal_cursor_next(low, UINT64_MAX, &b), DW_OK);
+  wal_block_unref(b);
+  wal_cursor_close(low);
+  wal_cursor_close(high);
+}
+END_TEST
+
 /* ---- values that are images of log blocks --------------------------------------------------------- */
 
 /* A raw block whose payload is full of valid blocks with high LSNs, as a user may store them. */
@@ -447,6 +467,7 @@ int main(void) {
   tcase_add_test(t, a_truncation_that_fails_halfway_stops_the_log);
   tcase_add_test(t, a_sync_beside_one_that_fails_does_not_claim_durability);
   tcase_add_test(t, truncating_beside_a_background_sync_leaves_the_log_alive_and_honest);
+  tcase_add_test(t, a_cursor_beyond_a_cut_learns_it_even_after_the_log_has_grown_again);
   tcase_add_test(t, stale_values_that_are_block_images_do_not_keep_a_killed_node_from_opening);
   tcase_add_test(t, a_torn_block_over_stale_images_is_cut_not_refused);
   tcase_add_test(t, rot_in_a_recycled_file_is_refused_in_the_same_boot);
