@@ -160,12 +160,12 @@ struct writer {
 
 static void *write_many(void *arg) {
   struct writer *w = arg;
-  dw_write_options wo = {.durability = w->async_os ? DW_DURABILITY_OS : DW_DURABILITY_DISK};
+  dw_write_options wo = {.timeout_ms = 30000, .durability = w->async_os ? DW_DURABILITY_OS : DW_DURABILITY_DISK};
   for (int i = 0; i < w->n; i++) {
     char key[32];
     snprintf(key, sizeof key, "w%d-%d", w->id, i);
     dw_lsn lsn;
-    if (dw_put(e, &wo, key, strlen(key), key, strlen(key), &lsn) != DW_OK) return "put failed";
+    if (dw_put(e, &wo, key, strlen(key), key, strlen(key), &lsn) != DW_OK) return strdup(dw_last_error());
     dw_value v;
     if (dw_get(e, NULL, key, strlen(key), &v) != DW_OK) return "not visible after OK";
     dw_value_release(&v);
