@@ -98,7 +98,7 @@ static void cut(struct quorum_follower *f, dw_lsn lsn) {
 void quorum_located(struct ack_quorum *q, void *conn, const struct position_decision *d) {
   struct quorum_follower *f = by_conn(q, conn);
   if (!f) return;
-  if (d->kind == POSITION_STREAM || d->kind == POSITION_TRUNCATE) cut(f, d->pos.lsn);
+  if (d->kind != POSITION_REFUSE) cut(f, d->pos.lsn);
   if (d->kind == POSITION_REFUSE && d->code == DW_DIVERGED) forget(q, f);
 }
 

@@ -59,6 +59,7 @@ struct locate_job {
   size_t epoch_count;
   struct hash128 cluster_id;
   bool relay;
+  unsigned cuts; /* of the node, when it began */
   int rc;
   struct position_decision decision;
   struct wal_cursor *cursor;
@@ -131,6 +132,7 @@ struct node {
   struct peer *peers;
   unsigned peer_count, locates; /* locates: jobs under way */
   bool serve_blocked;           /* the log is about to be replaced */
+  unsigned cuts;                /* how often the log was cut: positions found before a cut are void */
   struct ack_quorum quorum;
   bool acks_changed, pins_changed, report_changed, report_urgent;
   uint64_t reported_ns, stranger_log_ns;

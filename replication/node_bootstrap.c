@@ -99,14 +99,18 @@ static void make_done(void *arg) {
   struct peer *p = j->peer;
   p->jobs--;
   p->dirty = true;
-  if (j->rc == DW_OK && keep(p, j->out) != DW_OK) {
+  struct ckpt_out *out = j->rc == DW_OK ? j->out : NULL;
+  j->out = NULL;
+  if (!p->conn) { /* it was never announced, so nobody can resume it */
+    if (out && transport_work(p->n->t, drop_run, drop_done, out)) ckpt_out_drop(out);
+    return;
+  }
+  if (out && keep(p, out) != DW_OK) {
     j->rc = DW_NO_MEMORY;
     snprintf(j->why, sizeof j->why, "no memory");
-    ckpt_out_drop(j->out);
+    ckpt_out_drop(out);
   }
-  j->out = NULL;
-  if (p->conn)
-    answer(p, j->rc, j->why); /* else the sweep keeps it for a resumption: it was never announced, but is new */
+  answer(p, j->rc, j->why);
 }
 
 static void make_new(struct peer *p) {

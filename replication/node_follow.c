@@ -5,7 +5,8 @@
  * a lone commit more than it brings. What takes longer (looking through DIR/incoming, hashing a received file, opening
  * a received store) runs as a job; heartbeats go on meanwhile.
  *
- * Installing replaces the log: before it, the connections of cascaded followers are ended and their cursors closed.
+ * Installing replaces the log and truncating cuts it: before either, the connections of cascaded followers are ended and
+ * their cursors closed. What they hold beyond the cut must not meet a commit_lsn that is about what comes in its place.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -226,6 +227,8 @@ static void on_truncate(struct node *n, const struct wal_pos *to) {
   char why[MSG_TEXT_BYTES] = "";
   struct receiver_position pos;
   struct wal_pos at, *older = NULL;
+  n->cuts++;
+  serve_end_all(n, DW_STALE, "this node drops a part of its log: come back in a moment");
   int rc = engine_replica_truncate(n->e, to);
   if (rc) dw_error_copy(why, sizeof why);
   if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, &at) == DW_OK) older = &at;

@@ -196,7 +196,7 @@ static void locate_done(void *arg) {
   p->jobs--;
   n->locates--;
   p->dirty = true;
-  if (!p->conn || n->serve_blocked || n->stopping) {
+  if (!p->conn || n->serve_blocked || n->stopping || j->cuts != n->cuts) {
     wal_cursor_close(j->cursor);
     j->cursor = NULL;
     if (p->conn && j->rc == DW_OK) refuse(p, DW_STALE, "this node's log is being replaced");
@@ -218,7 +218,7 @@ static int locate_start(struct peer *p, const struct msg_hello *hello) {
   struct locate_job *j = &p->locate;
   struct engine_identity id;
   free(j->epochs);
-  *j = (struct locate_job){.peer = p, .hello = *hello, .wal = engine_wal(n->e), .relay = n->role == DW_FOLLOWER};
+  *j = (struct locate_job){.peer = p, .hello = *hello, .wal = engine_wal(n->e), .relay = n->role == DW_FOLLOWER, .cuts = n->cuts};
   if (!j->wal) return dw_fail(DW_STALE, "this follower has no data of its own yet");
   engine_identity(n->e, &id);
   engine_positions(n->e, &j->pos);

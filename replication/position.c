@@ -80,7 +80,7 @@ static int case_a(const struct position_log *log, const struct msg_hello *h, str
   if (!hash128_zero(&h->cluster_id) && !hash128_eq(&h->tail.chain, &genesis.chain))
     return refuse(d, 'A', DW_DIVERGED, 1, "an empty log that does not begin where this cluster's begins");
   int rc = log->find(log->ctx, &genesis);
-  if (rc == DW_NOT_FOUND) return decide(d, POSITION_BOOTSTRAP, 'A', NULL, "new, and the log's beginning is trimmed");
+  if (rc == DW_NOT_FOUND) return decide(d, POSITION_BOOTSTRAP, 'A', &genesis, "new, and the log's beginning is trimmed");
   if (rc) return rc;
   return decide(d, POSITION_STREAM, 'A', &genesis, "from the beginning");
 }
@@ -100,11 +100,11 @@ static int case_ef(const struct position_log *log, const struct msg_hello *h, bo
   int rc = applied_is_ours(log, &h->applied);
   if (rc == DW_DIVERGED) return case_g(log, h, d);
   if (rc) return rc;
-  if (trimmed) return decide(d, POSITION_BOOTSTRAP, 'E', NULL, "its end is below the oldest log held");
+  if (trimmed) return decide(d, POSITION_BOOTSTRAP, 'E', &h->applied, "its end is below the oldest log held");
   struct wal_pos p;
   rc = log->at_most(log->ctx, h->at.epoch, h->at.lsn, &p);
   if (rc == DW_NOT_FOUND)
-    return decide(d, POSITION_BOOTSTRAP, 'F', NULL, "its tail is not on this history, the parting is trimmed");
+    return decide(d, POSITION_BOOTSTRAP, 'F', &h->applied, "its tail is not on this history, the parting is trimmed");
   if (rc) return rc;
   if (!at_or_before(&h->applied, &p)) return case_g(log, h, d);
   return decide(d, POSITION_TRUNCATE, 'F', &p, "unapplied tail that is not on this history to be dropped");

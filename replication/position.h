@@ -49,7 +49,8 @@ enum position_kind { POSITION_STREAM, POSITION_TRUNCATE, POSITION_BOOTSTRAP, POS
 struct position_decision {
   enum position_kind kind;
   char which;         /* case letter */
-  struct wal_pos pos; /* STREAM: open the cursor here; TRUNCATE: cut back to it */
+  struct wal_pos pos; /* STREAM: open the cursor here; TRUNCATE: cut back to it; BOOTSTRAP: all that is
+                          sure of what it holds */
   int code;           /* REFUSE: DW_* */
   dw_lsn lsn;         /* REFUSE: since which LSN */
   char text[MSG_TEXT_BYTES + 1]; /* REFUSE, and for the log */

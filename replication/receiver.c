@@ -304,6 +304,12 @@ void receiver_tick(struct receiver *r, uint64_t now_ns) {
 
 /* ---- what to do ---------------------------------------------------------------------------- */
 
+/* commit_lsn as far as our log goes. What lies beyond is this connection's word about blocks to come: a next one, to a
+ * primary that lost them with its power, may bring others under the same numbers, so the engine must not know it yet. */
+static dw_lsn commit_here(const struct receiver *r) {
+  return r->commit < r->received ? r->commit : r->received;
+}
+
 static bool next_news(struct receiver *r, struct recv_action *a) {
   if (r->line_count) {
     unsigned i = r->line_head;
@@ -313,9 +319,9 @@ static bool next_news(struct receiver *r, struct recv_action *a) {
   } else if (r->probes_lost) {
     r->probes_lost = false;
     *a = (struct recv_action){.type = RECV_PROBES_LOST};
-  } else if (r->commit > r->told_commit && r->phase == RP_STREAMING) {
-    r->told_commit = r->commit;
-    *a = (struct recv_action){.type = RECV_COMMIT, .commit_lsn = r->commit};
+  } else if (commit_here(r) > r->told_commit && r->phase == RP_STREAMING) {
+    r->told_commit = commit_here(r);
+    *a = (struct recv_action){.type = RECV_COMMIT, .commit_lsn = r->told_commit};
   } else if (r->done_count) {
     *a = (struct recv_action){.type = RECV_PROBE_DONE,
                               .probe = {r->done[r->done_head].id, r->done[r->done_head].commit_lsn}};

@@ -124,12 +124,14 @@ static void check_time(struct shipper *s) {
              (unsigned long long)((s->now_ns - s->moved_ns) / 1000000));
 }
 
-/* Only when nothing else is under way: bytes of any kind prove life. */
+/* Only when nothing else is under way: bytes of any kind prove life. Its commit_lsn is about the log as far as it was
+ * read: while blocks wait to be read our log may not be the one that the follower holds (a relay may just have cut it). */
 static void beat(struct shipper *s) {
   if (!ship_open(s) || !s->have_hello || s->now_ns - s->beat_ns < ms(s->cfg.heartbeat_ms)) return;
   s->beat_ns = s->now_ns;
   if (s->out.bytes) return;
-  struct msg_heartbeat m = {.commit_lsn = s->commit, .tail_lsn = s->tail.lsn};
+  bool unread = s->phase == SHIP_STREAMING && (s->want_log || s->read != ASK_NO);
+  struct msg_heartbeat m = {.commit_lsn = unread ? s->told_commit : s->commit, .tail_lsn = s->tail.lsn};
   struct buf b = {0};
   if (msg_put_heartbeat(&b, &s->me, &m) == DW_OK) ship_push(s, &b);
 }

@@ -43,6 +43,11 @@ static void copy_dir(const struct cluster_node *from, const struct cluster_node 
   ck_assert_int_eq(system(cmd), 0);
 }
 
+static bool written_is(struct cluster_node *n, const dw_status *s, uint64_t lsn) {
+  (void)n;
+  return s->written_lsn == lsn;
+}
+
 /* ---- restarts -------------------------------------------------------------------------------- */
 
 START_TEST(a_restarted_follower_continues_where_it_was) {
@@ -214,6 +219,41 @@ START_TEST(a_follower_drops_an_unapplied_tail_that_the_primary_does_not_have) {
   ck_assert_str_eq(node_get(f1, NULL, "b"), "2");
   ck_assert(node_logged(f1, "dropped"));
   assert_equal_data(other, f1);
+}
+END_TEST
+
+/* The relay is not restarted: its cascaded follower's connection must not outlive the cut. */
+START_TEST(a_relay_that_drops_a_tail_sends_its_own_followers_away_first) {
+  struct cluster_node *stalled = &c.node[4];
+  p->opt.mode = DW_SYNC;
+  p->opt.acks = 2;
+  p->opt.ack_timeout_ms = 300;
+  f1->opt.listen = f1->listen;
+  node_open(p);
+  node_open(f1);
+  node_follow(f2, f1);
+  node_open(f2);
+  node_follow_port(stalled, (proxy = proxy_start(p->port), proxy_port(proxy)));
+  node_open(stalled);
+  await_streaming(p, 2);
+  node_put(p, "a", "1");
+  await_same(p, f1);
+  await_same(p, f2);
+  copy_dir(p, other);
+  proxy_mode(proxy, PROXY_STALL);
+  ck_assert_int_eq(dw_put(p->e, NULL, "tail", 4, "lost", 4, NULL), DW_TIMEOUT);
+  await_status(f2, "the tail at the end of the cascade", written_is, 2);
+  node_close(p);
+  node_close(stalled);
+  snprintf(other->listen, sizeof other->listen, "127.0.0.1:%u", p->port);
+  other->opt.node_id = p->opt.node_id;
+  node_open(other);
+  node_put(other, "b", "2");
+  await_same(other, f1);
+  await_same(other, f2);
+  ck_assert_str_eq(node_get(f2, NULL, "tail"), "DW_NOT_FOUND");
+  assert_equal_data(other, f2);
+  ck_assert(node_logged(f2, "drops a part of its log"));
 }
 END_TEST
 
@@ -510,6 +550,7 @@ int main(void) {
   tcase_add_test(t, a_sync_write_left_in_doubt_by_a_restart_commits_when_followers_return);
   tcase_add_test(t, a_follower_that_applied_another_history_is_refused_and_keeps_its_data);
   tcase_add_test(t, a_follower_drops_an_unapplied_tail_that_the_primary_does_not_have);
+  tcase_add_test(t, a_relay_that_drops_a_tail_sends_its_own_followers_away_first);
   tcase_add_test(t, a_follower_of_another_cluster_is_refused_with_both_names);
   tcase_add_test(t, a_second_node_under_a_taken_node_id_is_refused);
   tcase_add_test(t, garbage_on_the_port_is_hung_up_on_and_disturbs_nobody);

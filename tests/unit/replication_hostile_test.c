@@ -415,6 +415,33 @@ START_TEST(blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn) 
 }
 END_TEST
 
+/* A relay that was told to cut its log knows a commit_lsn of what came in its place before it has looked whether this
+ * follower's place in the log is still there. */
+START_TEST(a_heartbeat_tells_no_commit_of_a_log_that_was_not_read_yet) {
+  struct msg_heartbeat m = {.commit_lsn = UINT64_MAX};
+  struct frame_reader r;
+  struct frame f;
+  say_hello();
+  ck_assert_uint_eq(shipper_sent(ship).lsn, 10);
+  memlog_write(&ours, 3, 1, 100, sim_durable, 99, 0);
+  shipper_log_grew(ship, &ours.end, now);
+  shipper_commit(ship, 11, now);
+  now += HB * SIM_MS; /* a heartbeat is due, the log not read yet */
+  shipper_tick(ship, now);
+  frame_reader_init(&r, 0xffffffffu);
+  r.version = 1;
+  struct iovec iov[4];
+  int n = shipper_output(ship, iov, 4);
+  for (int i = 0; i < n; i++) frame_reader_feed(&r, iov[i].iov_base, iov[i].iov_len);
+  while (frame_reader_next(&r, &f) == DW_OK) {
+    ck_assert_int_ne(f.h.type, MSG_COMMIT);
+    if (f.h.type == MSG_HEARTBEAT) msg_get_heartbeat(&f, &m);
+  }
+  frame_reader_free(&r);
+  ck_assert_uint_eq(m.commit_lsn, 10);
+}
+END_TEST
+
 START_TEST(a_peer_we_do_not_listen_to_is_not_called_silent) {
   say_hello();
   for (uint64_t i = 0; i < 100000 && shipper_wants_input(ship); i++) {
@@ -608,6 +635,31 @@ START_TEST(an_order_to_cut_what_is_applied_is_refused) {
   say_welcome(&w);
   CLOSED(DW_DIVERGED, "LSN 3 is applied here");
   ck_assert_uint_eq(r_truncated, 0);
+}
+END_TEST
+
+START_TEST(an_order_to_cut_an_applied_epoch_record_is_refused) {
+  struct msg_welcome w = good_welcome();
+  w.follows = FOLLOWS_TRUNCATE;
+  w.pos = (struct wal_pos){.lsn = 3, .epoch = 2, .chain = sim_id(77)}; /* the LSN that is applied, an epoch before */
+  say_welcome(&w);
+  CLOSED(DW_DIVERGED, "LSN 3 of epoch 2, but LSN 3 is applied here (epoch 3)");
+  ck_assert_uint_eq(r_truncated, 0);
+}
+END_TEST
+
+/* A primary that lost its newest blocks with its power may write others under their numbers, and wait for acks. */
+START_TEST(a_commit_lsn_beyond_our_log_is_not_passed_on_before_its_blocks_are_here) {
+  struct msg_welcome w = good_welcome();
+  w.commit_lsn = 10;
+  say_welcome(&w);
+  ck_assert_uint_eq(r_commit, 5);
+  say_blocks(6, 8);
+  recv_say();
+  ck_assert_uint_eq(r_commit, 7);
+  say_blocks(8, 11);
+  recv_say();
+  ck_assert_uint_eq(r_commit, 10);
 }
 END_TEST
 
@@ -864,6 +916,7 @@ int main(void) {
   tcase_add_test(t, a_silent_follower_is_closed_and_a_beating_one_is_not);
   tcase_add_test(t, a_block_that_takes_long_on_a_slow_link_is_no_silence);
   tcase_add_test(t, blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn);
+  tcase_add_test(t, a_heartbeat_tells_no_commit_of_a_log_that_was_not_read_yet);
   tcase_add_test(t, a_peer_we_do_not_listen_to_is_not_called_silent);
   suite_add_tcase(s, t);
   t = tcase_create("receiver");
@@ -874,6 +927,8 @@ int main(void) {
   tcase_add_test(t, a_primary_whose_epoch_goes_back_is_left);
   tcase_add_test(t, blocks_from_another_place_than_our_end_are_not_taken);
   tcase_add_test(t, an_order_to_cut_what_is_applied_is_refused);
+  tcase_add_test(t, an_order_to_cut_an_applied_epoch_record_is_refused);
+  tcase_add_test(t, a_commit_lsn_beyond_our_log_is_not_passed_on_before_its_blocks_are_here);
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
   tcase_add_test(t, a_second_manifest_in_one_transfer_is_refused);
   tcase_add_test(t, bytes_behind_the_last_block_of_a_frame_are_not_overlooked);

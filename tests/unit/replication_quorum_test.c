@@ -120,6 +120,19 @@ START_TEST(marks_fall_to_the_log_that_a_follower_comes_back_with) {
 }
 END_TEST
 
+START_TEST(a_follower_that_needs_a_checkpoint_speaks_for_what_it_has_applied_only) {
+  struct position_decision d = {.kind = POSITION_BOOTSTRAP, .pos = {.lsn = 3}}; /* its directory is an old copy */
+  admit(1, 1, 1, NULL);
+  ack(1, 9, 8, 5);
+  admit(2, 1, 1, NULL);
+  quorum_located(&q, &conns[2], &d);
+  quorum_boil(&q, &marks);
+  ck_assert_uint_eq(marks.mark[LEVEL_RECEIVED][0], 3);
+  ck_assert_uint_eq(marks.mark[LEVEL_DURABLE][0], 3);
+  ck_assert_uint_eq(marks.mark[LEVEL_APPLIED][0], 3);
+}
+END_TEST
+
 START_TEST(marks_never_fall_within_a_connection) {
   admit(1, 1, 1, NULL);
   ack(1, 9, 8, 7);
@@ -352,6 +365,7 @@ int main(void) {
   tcase_add_test(t, a_new_connection_of_the_same_directory_supersedes_the_old_one);
   tcase_add_test(t, a_new_directory_starts_from_nothing_and_waits_for_the_old_one_to_go);
   tcase_add_test(t, marks_fall_to_the_log_that_a_follower_comes_back_with);
+  tcase_add_test(t, a_follower_that_needs_a_checkpoint_speaks_for_what_it_has_applied_only);
   tcase_add_test(t, marks_never_fall_within_a_connection);
   tcase_add_test(t, the_table_is_bounded_and_forgets_the_longest_absent);
   suite_add_tcase(s, t);
