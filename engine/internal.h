@@ -121,6 +121,7 @@ struct dw_engine {
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
+  bool stopping;              /* dw_stop: nobody waits any more */
   bool closing;
   int failed_rc;              /* log or store stopped for good */
   char failed[256];

@@ -265,11 +265,24 @@ int engine_open(const char *dir, const dw_options *opt, const struct engine_conf
   return DW_OK;
 }
 
+void dw_stop(dw_engine *e) {
+  struct request_list done;
+  if (!e) return;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  e->stopping = true; /* the tick ends the waiting of those that are just being logged */
+  pipeline_fail_all(e, DW_CLOSED, "the engine is closing", &done);
+  pthread_cond_broadcast(&e->space_cond);
+  pipeline_moved(e);
+  pthread_mutex_unlock(&e->mu);
+  pipeline_wake(&done);
+}
+
 int engine_close(dw_engine *e) {
   struct request_list done;
   request_list_init(&done);
   pthread_mutex_lock(&e->mu);
-  e->closing = true;
+  e->stopping = e->closing = true;
   pthread_mutex_unlock(&e->mu);
   background_stop(e);
   pthread_mutex_lock(&e->mu);

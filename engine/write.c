@@ -43,7 +43,7 @@ uint64_t write_deadline(const struct write_request *r, uint64_t now) {
 
 /* Reasons to refuse before anything is queued. mu held. */
 static int refuse_now(dw_engine *e, const struct block_need *need) {
-  if (e->closing) return dw_fail(DW_CLOSED, "the engine is closing");
+  if (e->stopping) return dw_fail(DW_CLOSED, "the engine is closing");
   if (e->failed_rc) return dw_fail(DW_CLOSED, "the engine stopped: %s", e->failed);
   if (e->store_error_rc)
     return dw_fail(e->store_error_rc, "nothing was logged: the store refuses writes: %s", e->failed);
@@ -236,7 +236,7 @@ int dw_wait(dw_engine *e, dw_lsn lsn, const dw_write_options *wo) {
     rc = dw_fail(DW_NOT_FOUND, "LSN %llu was never logged here, the log ends at %llu", (unsigned long long)lsn,
                  (unsigned long long)e->gate.written);
   while (rc == DW_OK && !(e->applied.lsn >= lsn && (e->opt.role != DW_PRIMARY || gate_acked(&e->gate, &need, lsn)))) {
-    if (e->failed_rc || e->closing) {
+    if (e->failed_rc || e->stopping) {
       rc = dw_fail(DW_CLOSED, "LSN %llu is in doubt: %s", (unsigned long long)lsn,
                    e->failed_rc ? e->failed : "the engine is closing");
     } else if (mono_ns(e) >= deadline) {

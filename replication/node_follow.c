@@ -5,8 +5,9 @@
  * a lone commit more than it brings. What takes longer (looking through DIR/incoming, hashing a received file, opening
  * a received store) runs as a job; heartbeats go on meanwhile.
  *
- * Installing replaces the log and truncating cuts it: before either, the connections of cascaded followers are ended and
- * their cursors closed. What they hold beyond the cut must not meet a commit_lsn that is about what comes in its place.
+ * Installing replaces the log and truncating cuts it: before either, the connections of cascaded followers are ended
+ * and their cursors closed. What they hold beyond the cut must not meet a commit_lsn that is about what comes in its
+ * place.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -218,7 +218,8 @@ static int locate_start(struct peer *p, const struct msg_hello *hello) {
   struct locate_job *j = &p->locate;
   struct engine_identity id;
   free(j->epochs);
-  *j = (struct locate_job){.peer = p, .hello = *hello, .wal = engine_wal(n->e), .relay = n->role == DW_FOLLOWER, .cuts = n->cuts};
+  *j = (struct locate_job){
+      .peer = p, .hello = *hello, .wal = engine_wal(n->e), .relay = n->role == DW_FOLLOWER, .cuts = n->cuts};
   if (!j->wal) return dw_fail(DW_STALE, "this follower has no data of its own yet");
   engine_identity(n->e, &id);
   engine_positions(n->e, &j->pos);

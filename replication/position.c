@@ -80,7 +80,8 @@ static int case_a(const struct position_log *log, const struct msg_hello *h, str
   if (!hash128_zero(&h->cluster_id) && !hash128_eq(&h->tail.chain, &genesis.chain))
     return refuse(d, 'A', DW_DIVERGED, 1, "an empty log that does not begin where this cluster's begins");
   int rc = log->find(log->ctx, &genesis);
-  if (rc == DW_NOT_FOUND) return decide(d, POSITION_BOOTSTRAP, 'A', &genesis, "new, and the log's beginning is trimmed");
+  if (rc == DW_NOT_FOUND)
+    return decide(d, POSITION_BOOTSTRAP, 'A', &genesis, "new, and the log's beginning is trimmed");
   if (rc) return rc;
   return decide(d, POSITION_STREAM, 'A', &genesis, "from the beginning");
 }

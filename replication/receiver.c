@@ -305,7 +305,8 @@ void receiver_tick(struct receiver *r, uint64_t now_ns) {
 /* ---- what to do ---------------------------------------------------------------------------- */
 
 /* commit_lsn as far as our log goes. What lies beyond is this connection's word about blocks to come: a next one, to a
- * primary that lost them with its power, may bring others under the same numbers, so the engine must not know it yet. */
+ * primary that lost them with its power, may bring others under the same numbers, so the engine must not know it yet.
+ */
 static dw_lsn commit_here(const struct receiver *r) {
   return r->commit < r->received ? r->commit : r->received;
 }

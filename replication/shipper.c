@@ -125,7 +125,8 @@ static void check_time(struct shipper *s) {
 }
 
 /* Only when nothing else is under way: bytes of any kind prove life. Its commit_lsn is about the log as far as it was
- * read: while blocks wait to be read our log may not be the one that the follower holds (a relay may just have cut it). */
+ * read: while blocks wait to be read our log may not be the one that the follower holds (a relay may just have cut it).
+ */
 static void beat(struct shipper *s) {
   if (!ship_open(s) || !s->have_hello || s->now_ns - s->beat_ns < ms(s->cfg.heartbeat_ms)) return;
   s->beat_ns = s->now_ns;

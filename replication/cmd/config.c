@@ -346,14 +346,16 @@ static void take_file(struct loading *l, const char *path) {
     complain(l, &(struct place){.name = "config"}, "can't open '%.300s': %s", path, strerror(errno));
     return;
   }
-  while (errno = 0, fgets(line, sizeof line, f)) {
+  while (errno = 0, memset(line, '\n', sizeof line), fgets(line, sizeof line, f)) {
     at = (struct place){.file = path, .line = at.line + 1};
+    size_t n = strlen(line) + 1; /* a second zero byte behind it: the first one was in the file */
+    bool zero = n < sizeof line && memchr(line + n, 0, sizeof line - n);
     if (strlen(line) == sizeof line - 1 && line[sizeof line - 2] != '\n') {
       complain(l, &at, "the line is longer than %d bytes", FILE_LINE_MAX - 2);
       break;
     }
     line[strcspn(line, "\r\n")] = 0;
-    if (at.line > FILE_LINES_MAX || !is_text(line)) {
+    if (at.line > FILE_LINES_MAX || zero || !is_text(line)) {
       complain(l, &at, "this is no configuration file");
       break;
     }

@@ -216,6 +216,7 @@ static void say_ready(struct daemon *d) {
 
 static int close_all(struct daemon *d, int code) {
   http_server_stop(d->http);
+  dw_stop(d->engine); /* nobody's patience with followers holds up the end */
   if (d->resp) resp_server_stop(d->resp);
   int rc = d->engine ? dw_close(d->engine) : DW_OK;
   if (rc) {

@@ -125,9 +125,19 @@ static void unknown_command(struct conn *c, const struct cmd *cmd) {
              (int)(cmd->argl[0] < 128 ? cmd->argl[0] : 128), (const char *)cmd->argv[0], args);
 }
 
-/* MULTI: a copy of the command for EXEC. */
+/* The transaction will not run: EXEC says so. What was queued is of no use any more. */
+static void spoil_multi(struct conn *c) {
+  c->multi_bad = true;
+  buf_free(&c->multi_bytes);
+}
+
+/* MULTI: a copy of the command for EXEC. Of a spoiled transaction nothing is kept. */
 static bool queue_command(struct conn *c, const struct cmd *cmd) {
   uint8_t word[4];
+  size_t bytes = 4;
+  for (size_t i = 0; i < cmd->argc; i++) bytes += 4 + cmd->argl[i];
+  if (c->multi_bad) return true;
+  if (c->multi_bytes.len + bytes > RESP_MAX_COMMAND) return false;
   put_u32(word, (uint32_t)cmd->argc);
   int rc = buf_append(&c->multi_bytes, word, 4);
   for (size_t i = 0; rc == DW_OK && i < cmd->argc; i++) {
@@ -135,7 +145,6 @@ static bool queue_command(struct conn *c, const struct cmd *cmd) {
     rc = buf_append(&c->multi_bytes, word, 4);
     if (rc == DW_OK) rc = buf_append(&c->multi_bytes, cmd->argv[i], cmd->argl[i]);
   }
-  if (rc == DW_OK && c->multi_bytes.len > RESP_MAX_COMMAND) rc = DW_INVALID;
   c->multi_count++;
   return rc == DW_OK;
 }
@@ -228,7 +237,7 @@ static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_
     enum handled h;
     return spec->flags & CMD_READ && !strong_enough(c, &h) ? h : spec->fn(c, cmd);
   }
-  if (c->multi) c->multi_bad = true;
+  if (c->multi) spoil_multi(c);
   return HANDLED;
 }
 

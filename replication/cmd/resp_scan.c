@@ -3,7 +3,8 @@
  * Keys are ordered, so a scan is a walk and a cursor is the key to go on at: every key that is there throughout a scan
  * is returned exactly once, whatever is written meanwhile, which is more than Redis promises. Clients expect a decimal
  * cursor, so the server keeps a bounded table from number to key; the oldest entry gives way, and a cursor that is not
- * known (any more) is an error rather than a scan with holes. A call looks at COUNT keys at most, matching or not.
+ * known (any more) is an error rather than a scan with holes. A call looks at COUNT keys at most, matching or not,
+ * and ends before its reply grows too large.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +71,8 @@ static struct scan_options parse_scan(const struct cmd *cmd) {
 /* The keys of one call; *resume is left at the key to go on at (0 bytes: done). */
 static int collect(dw_iter *it, const struct scan_options *o, struct buf *keys, size_t *found) {
   int rc = DW_OK;
-  for (long long looked = 0; rc == DW_OK && looked < o->count && dw_iter_valid(it); looked++, dw_iter_next(it)) {
+  for (long long looked = 0; rc == DW_OK && looked < o->count && keys->len < OUT_SOFT && dw_iter_valid(it);
+       looked++, dw_iter_next(it)) {
     size_t n;
     const char *key = dw_iter_key(it, &n);
     if (!o->strings || (o->match && !resp_glob(o->match, o->match_n, key, n))) continue;

@@ -186,9 +186,11 @@ static enum handled client_id(struct conn *c, const struct cmd *cmd) {
 
 static int describe_client(const struct conn *c, char *line, size_t cap) {
   return snprintf(
-      line, cap, "id=%llu addr=%s name=%s age=%llu db=0 sub=0 psub=0 multi=%d qbuf=%zu obl=%zu user=default resp=2\n",
+      line, cap,
+      "id=%llu addr=%s name=%s age=%llu db=0 sub=0 psub=0 multi=%d qbuf=%zu multi-mem=%zu obl=%zu user=default "
+      "resp=2\n",
       (unsigned long long)c->id, c->peer, c->name, (unsigned long long)((server_now_ns() - c->since_ns) / 1000000000u),
-      c->multi ? (int)c->multi_count : -1, c->in.len - c->in_used, c->out.len + c->out_sending);
+      c->multi ? (int)c->multi_count : -1, c->in.len - c->in_used, c->multi_bytes.len, c->out.len + c->out_sending);
 }
 
 static enum handled client_info(struct conn *c, const struct cmd *cmd) {

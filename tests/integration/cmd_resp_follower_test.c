@@ -178,6 +178,27 @@ START_TEST(test_an_in_doubt_write_names_its_lsn_and_can_be_asked_again) {
 }
 END_TEST
 
+START_TEST(test_a_stop_does_not_wait_for_followers_and_tells_who_is_in_doubt) {
+  char got[256];
+  talk(p, "SET a 1\r\nDW.MODE SYNC 1 TIMEOUT 86400000\r\n", "+OK\r\n+OK\r\n");
+  proxy_mode(proxy, PROXY_STALL);
+  talk_send(p, "SET a 2\r\n");
+  await_status(primary, "the write in its log", has_written, 2);
+  uint64_t begin = now_ms();
+  dw_stop(primary->e);
+  talk_reply(p, got, sizeof got);
+  ck_assert_msg(strncmp(got, "-INDOUBT lsn=2 ", 15) == 0, "%s", got);
+  talk_send(p, "SET a 3\r\n");
+  talk_reply(p, got, sizeof got);
+  ck_assert_msg(strncmp(got, "-IOERR ", 7) == 0, "%s", got);
+  talk(p, "GET a\r\n", "$1\r\n1\r\n");
+  resp_server_stop(at_primary);
+  ck_assert_uint_lt(now_ms() - begin, 5000);
+  node_reopen(primary);
+  at_primary = serve(primary, 0); /* for the fixture */
+}
+END_TEST
+
 START_TEST(test_a_refused_write_does_not_overtake_one_in_doubt) {
   char got[256];
   talk(p, "DW.MODE SYNC 1 TIMEOUT 10000\r\n", "+OK\r\n");
@@ -290,6 +311,7 @@ int main(void) {
   tcase_add_test(t, test_a_bound_that_waits_is_met_when_the_link_comes_back);
   tcase_add_test(t, test_a_cut_link_makes_reads_stale_by_the_default_bound);
   tcase_add_test(t, test_an_in_doubt_write_names_its_lsn_and_can_be_asked_again);
+  tcase_add_test(t, test_a_stop_does_not_wait_for_followers_and_tells_who_is_in_doubt);
   tcase_add_test(t, test_a_refused_write_does_not_overtake_one_in_doubt);
   tcase_add_test(t, test_who_waits_for_a_key_is_not_passed_by_later_writers);
   tcase_add_test(t, test_wait_counts_followers_that_have_the_write);

@@ -245,6 +245,14 @@ START_TEST(a_binary_file_and_an_endless_line_are_one_mistake) {
   ck_assert_ptr_nonnull(strstr((char *)errors.data, "no configuration file"));
   unlink(file_path);
   config_free(&config);
+  FILE *zero = fopen(file_path, "w"); /* what stands behind a zero byte must not be overlooked */
+  fwrite("# a\nacks = 2\0garbage\n", 1, 21, zero);
+  fclose(zero);
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, "--config", file_path), DW_INVALID);
+  ck_assert_uint_eq(lines(), 1);
+  ck_assert_ptr_nonnull(strstr((char *)errors.data, ":2: this is no configuration file"));
+  unlink(file_path);
+  config_free(&config);
   char *big = malloc(100001);
   memset(big, 'a', 100000);
   big[100000] = 0;

@@ -406,6 +406,31 @@ START_TEST(test_a_batch_beyond_its_limit_is_an_error_and_nothing_is_written) {
 }
 END_TEST
 
+static bool client_list_has(int other, const char *text) {
+  char list[4000];
+  talk_send(other, "CLIENT LIST\r\n");
+  talk_reply(other, list, sizeof list);
+  return strstr(list, text) != NULL;
+}
+
+START_TEST(test_a_spoiled_transaction_keeps_nothing_of_what_is_sent_to_it) {
+  size_t n = 1u << 20;
+  char *value = calloc(1, n);
+  int other = talk_connect(port());
+  talk(fd, "MULTI\r\nSET a 1\r\n", "+OK\r\n+QUEUED\r\n");
+  ck_assert(client_list_has(other, "multi-mem=21"));
+  talk(fd, "SET\r\n", "-ERR wrong number of arguments for 'set' command\r\n");
+  talk_send(fd, "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1048576\r\n");
+  talk_send_n(fd, value, n);
+  talk(fd, "\r\n", "+QUEUED\r\n");
+  ck_assert(!client_list_has(other, "multi-mem=21"));
+  ck_assert(!client_list_has(other, "multi-mem=1"));
+  talk(fd, "EXEC\r\nEXISTS a\r\n", "-EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n");
+  close(other);
+  free(value);
+}
+END_TEST
+
 START_TEST(test_a_client_too_many_is_told_and_closed) {
   stop();
   options.max_clients = 2;
@@ -553,6 +578,7 @@ int main(void) {
   tcase_add_test(t, test_the_largest_value_passes_and_the_next_byte_does_not);
   tcase_add_test(t, test_a_key_beyond_64_kib_is_an_error_and_the_connection_lives);
   tcase_add_test(t, test_a_batch_beyond_its_limit_is_an_error_and_nothing_is_written);
+  tcase_add_test(t, test_a_spoiled_transaction_keeps_nothing_of_what_is_sent_to_it);
   tcase_add_test(t, test_a_client_too_many_is_told_and_closed);
   tcase_add_test(t, test_a_reader_that_does_not_read_stops_being_read_and_loses_nothing);
   tcase_add_test(t, test_a_blocked_connections_input_does_not_pile_up);
