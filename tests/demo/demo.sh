@@ -173,7 +173,7 @@ Left running in $dir. Try:
   curl http://127.0.0.1:${port[primary.http]}/metrics
   $bin/dabbawal status 127.0.0.1:${port[primary.resp]} --watch
 Stop with:
-  kill ${pid[*]} && rm -rf $dir
+  kill ${pid[*]}; while kill -0 ${pid[*]} 2>/dev/null; do sleep 0.1; done; rm -rf $dir
 TEXT
   trap - EXIT
   disown -a
