@@ -142,6 +142,7 @@ struct resp_server {
   uv_tcp_t listener;
   uv_async_t wake;
   uv_timer_t timer; /* runs only while somebody is in `polling` */
+  uv_prepare_t prepare;
   uv_check_t check;
   pthread_t thread;
   bool stopping;

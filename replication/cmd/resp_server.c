@@ -74,7 +74,6 @@ static void on_timer(uv_timer_t *t) {
     }
   }
   free(status);
-  flush_dirty(s); /* the loop polls before it comes to on_check */
   if (s->polling.head) uv_timer_start(&s->timer, on_timer, s->polling_count <= POLL_FEW ? 1 : 10, 0);
 }
 
@@ -98,6 +97,7 @@ static void begin_stop(struct resp_server *s) {
 static void close_rest(struct resp_server *s) {
   uv_close((uv_handle_t *)&s->wake, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
+  uv_close((uv_handle_t *)&s->prepare, NULL);
   uv_close((uv_handle_t *)&s->check, NULL);
 }
 
@@ -106,6 +106,12 @@ static void on_wake(uv_async_t *a) {
   writes_completed(s);
   work_completed(s);
   if (atomic_load(&s->stop)) begin_stop(s);
+}
+
+/* Before each poll, for what timers and libuv's late news of writes have left: a write that the kernel took whole after
+ * all is reported before the loop polls, and what waited for it would else wait for the next event. */
+static void on_prepare(uv_prepare_t *p) {
+  flush_dirty(p->data);
 }
 
 /* After each poll: one write per connection that has something to say. */
@@ -189,13 +195,15 @@ int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_
   }
   uv_tcp_init(&s->loop, &s->listener);
   uv_timer_init(&s->loop, &s->timer);
+  uv_prepare_init(&s->loop, &s->prepare);
   uv_check_init(&s->loop, &s->check);
   err = uv_async_init(&s->loop, &s->wake, on_wake);
-  s->listener.data = s->wake.data = s->timer.data = s->check.data = s;
+  s->listener.data = s->wake.data = s->timer.data = s->prepare.data = s->check.data = s;
   int rc = err ? dw_fail(DW_IO, "RESP: %s", uv_strerror(err)) : init_identity(s);
   if (rc == DW_OK) rc = work_pool_start(s);
   if (rc == DW_OK) rc = bind_listener(s, opt->listen);
   if (rc == DW_OK) {
+    uv_prepare_start(&s->prepare, on_prepare);
     uv_check_start(&s->check, on_check);
     rc = start_thread(s);
   }
@@ -204,6 +212,7 @@ int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_
     dw_error_copy(why, sizeof why);
     uv_close((uv_handle_t *)&s->listener, NULL);
     uv_close((uv_handle_t *)&s->timer, NULL);
+    uv_close((uv_handle_t *)&s->prepare, NULL);
     uv_close((uv_handle_t *)&s->check, NULL);
     if (!err) uv_close((uv_handle_t *)&s->wake, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);

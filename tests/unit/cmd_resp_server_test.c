@@ -474,6 +474,29 @@ START_TEST(test_a_reader_that_does_not_read_stops_being_read_and_loses_nothing) 
 }
 END_TEST
 
+/* The kernel often takes the rest of a reply at once after all, because the peer has just read: libuv says so before it
+ * polls, and what waited for that must not wait for the next event. */
+START_TEST(test_commands_behind_large_replies_go_on_when_the_peer_reads_meanwhile) {
+  enum { REPEATS = 10, GETS = 400, VALUE = 100000 };
+  char *value = malloc(VALUE + 1);
+  memset(value, 'v', VALUE);
+  value[VALUE] = 0;
+  node_put(&cluster.node[0], "v", value);
+  struct text say = {0};
+  for (int i = 0; i < GETS; i++) add(&say, "GET v\r\n");
+  for (int i = 0; i < REPEATS; i++) {
+    talk_send(fd, say.s);
+    for (int k = 0; k < GETS; k++) {
+      talk_expect(fd, "$100000\r\n");
+      talk_expect(fd, value);
+      talk_expect(fd, "\r\n");
+    }
+  }
+  free(value);
+  free(say.s);
+}
+END_TEST
+
 START_TEST(test_a_blocked_connections_input_does_not_pile_up) {
   talk(fd, "SET a 1\r\n", "+OK\r\n");
   talk_send(fd, "WAIT 1 0\r\n");
@@ -581,6 +604,7 @@ int main(void) {
   tcase_add_test(t, test_a_spoiled_transaction_keeps_nothing_of_what_is_sent_to_it);
   tcase_add_test(t, test_a_client_too_many_is_told_and_closed);
   tcase_add_test(t, test_a_reader_that_does_not_read_stops_being_read_and_loses_nothing);
+  tcase_add_test(t, test_commands_behind_large_replies_go_on_when_the_peer_reads_meanwhile);
   tcase_add_test(t, test_a_blocked_connections_input_does_not_pile_up);
   tcase_add_test(t, test_a_reply_beyond_all_bounds_is_an_error);
   suite_add_tcase(s, t);
