@@ -231,8 +231,8 @@ DW_API void dw_options_init(dw_options *);
 DW_API int dw_open(const char *dir, const dw_options *, dw_engine **);
 
 /* Before dw_close, where other threads may be waiting: writes, dw_wait and reads that wait are answered at once
- * (DW_CLOSED, in doubt if logged; DW_STALE), later writes are refused with DW_CLOSED. Reads go on. A strong read that is
- * asking the primary ends at its own time-out. Then join those threads and call dw_close. */
+ * (DW_CLOSED, in doubt if logged; DW_STALE), later writes are refused with DW_CLOSED. Reads that need not wait go on.
+ * Then join those threads and call dw_close. */
 DW_API void dw_stop(dw_engine *);
 
 /* Syncs the log, stops threads, frees. Pending writes answer DW_CLOSED (in doubt if logged). No call

@@ -274,6 +274,7 @@ void dw_stop(dw_engine *e) {
   pipeline_fail_all(e, DW_CLOSED, "the engine is closing", &done);
   pthread_cond_broadcast(&e->space_cond);
   pipeline_moved(e);
+  if (e->rops && e->rops->stopping) e->rops->stopping(e->rctx);
   pthread_mutex_unlock(&e->mu);
   pipeline_wake(&done);
 }

@@ -43,6 +43,7 @@ static const struct replication_ops node_hooks = {.log_grew = hook_log_grew,
                                                   .applied_moved = hook_applied_moved,
                                                   .staleness_ns = hook_staleness,
                                                   .strong_point = strong_point,
+                                                  .stopping = strong_stop,
                                                   .status = report_status};
 
 /* ---- the loop -------------------------------------------------------------------------------- */

@@ -145,6 +145,7 @@ struct node {
 
   pthread_mutex_t strong_mu;
   struct strong_wait *strong; /* strong_mu */
+  bool strong_stopped;        /* strong_mu; nobody waits any more */
 
   pthread_mutex_t report_mu;
   struct report report; /* report_mu */
@@ -185,6 +186,7 @@ uint64_t follow_probe(struct node *); /* a fresh probe of our own, 0: not now */
 
 /* node_strong.c */
 int strong_point(void *node, uint32_t wait_ms, dw_lsn *lsn); /* the engine's hook: any thread */
+void strong_stop(void *node);                                /* the engine's hook: any thread */
 void strong_pump(struct node *);                             /* gives waiting readers a probe */
 void strong_answered(struct node *, uint64_t probe, dw_lsn commit_lsn);
 void strong_lost(struct node *); /* probes under way are void: readers get a new one */

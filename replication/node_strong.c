@@ -48,13 +48,22 @@ int strong_point(void *ctx, uint32_t wait_ms, dw_lsn *lsn) {
 
   pthread_mutex_lock(&n->strong_mu);
   int err = 0;
-  while (!w.done && err != ETIMEDOUT) err = pthread_cond_clockwait(&w.cond, &n->strong_mu, CLOCK_MONOTONIC, &ts);
+  while (!w.done && !n->strong_stopped && err != ETIMEDOUT)
+    err = pthread_cond_clockwait(&w.cond, &n->strong_mu, CLOCK_MONOTONIC, &ts);
   unlink_wait(n, &w);
   pthread_mutex_unlock(&n->strong_mu);
   pthread_cond_destroy(&w.cond);
   if (!w.done) return dw_fail(DW_STALE, "the primary did not tell its commit_lsn within %u ms", wait_ms);
   *lsn = w.lsn;
   return DW_OK;
+}
+
+void strong_stop(void *ctx) {
+  struct node *n = ctx;
+  pthread_mutex_lock(&n->strong_mu);
+  n->strong_stopped = true;
+  for (struct strong_wait *w = n->strong; w; w = w->next) pthread_cond_signal(&w->cond);
+  pthread_mutex_unlock(&n->strong_mu);
 }
 
 void strong_pump(struct node *n) {

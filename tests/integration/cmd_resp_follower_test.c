@@ -199,6 +199,23 @@ START_TEST(test_a_stop_does_not_wait_for_followers_and_tells_who_is_in_doubt) {
 }
 END_TEST
 
+START_TEST(test_a_stop_does_not_wait_for_an_answer_of_the_primary) {
+  char got[256];
+  proxy_mode(proxy, PROXY_STALL);
+  talk(f, "DW.READ STRONG WAIT 60000\r\n", "+OK\r\n");
+  talk_send(f, "GET a\r\n");
+  usleep(100000); /* most likely it waits by now; else it is told the same when it comes */
+  uint64_t begin = now_ms();
+  dw_stop(follower->e);
+  talk_reply(f, got, sizeof got);
+  ck_assert_msg(strncmp(got, "-STALE ", 7) == 0, "%s", got);
+  resp_server_stop(at_follower);
+  ck_assert_uint_lt(now_ms() - begin, 5000);
+  node_reopen(follower);
+  at_follower = serve(follower, 2000); /* for the fixture */
+}
+END_TEST
+
 START_TEST(test_a_refused_write_does_not_overtake_one_in_doubt) {
   char got[256];
   talk(p, "DW.MODE SYNC 1 TIMEOUT 10000\r\n", "+OK\r\n");
@@ -312,6 +329,7 @@ int main(void) {
   tcase_add_test(t, test_a_cut_link_makes_reads_stale_by_the_default_bound);
   tcase_add_test(t, test_an_in_doubt_write_names_its_lsn_and_can_be_asked_again);
   tcase_add_test(t, test_a_stop_does_not_wait_for_followers_and_tells_who_is_in_doubt);
+  tcase_add_test(t, test_a_stop_does_not_wait_for_an_answer_of_the_primary);
   tcase_add_test(t, test_a_refused_write_does_not_overtake_one_in_doubt);
   tcase_add_test(t, test_who_waits_for_a_key_is_not_passed_by_later_writers);
   tcase_add_test(t, test_wait_counts_followers_that_have_the_write);
