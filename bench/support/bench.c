@@ -237,12 +237,13 @@ struct rounds {
   double med;
 };
 
-static void run_side(const struct bench_case *c, const struct side *side, struct rounds *r, int round) {
-  if (!side->name) return;
-  bench_progress("%s: round %d of %d, %s", c->name, round + 1, bench.rounds, side->name);
+static struct measured *measured_new(void) {
   struct measured *m = calloc(1, sizeof *m);
   if (!m) bench_die("no memory");
-  side->run(side->arg, m);
+  return m;
+}
+
+static void keep(struct measured *m, struct rounds *r, int round) {
   r->value[round] = m->value;
   histogram_merge(&r->latency, &m->latency);
   for (int i = 0; i < BENCH_MAX_EXTRAS; i++) {
@@ -250,6 +251,33 @@ static void run_side(const struct bench_case *c, const struct side *side, struct
     r->extra[i][round] = m->extra[i].value;
   }
   free(m);
+}
+
+static void run_side(const struct bench_case *c, const struct side *side, struct rounds *r, int round) {
+  if (!side->name) return;
+  bench_progress("%s: round %d of %d, %s", c->name, round + 1, bench.rounds, side->name);
+  struct measured *m = measured_new();
+  side->run(side->arg, m);
+  keep(m, r, round);
+}
+
+static void run_both(const struct bench_case *c, struct rounds *r, int round) {
+  bench_progress("%s: round %d of %d", c->name, round + 1, bench.rounds);
+  struct measured *ours = measured_new(), *theirs = measured_new();
+  c->both(c->ours.arg, ours, theirs);
+  keep(ours, &r[0], round);
+  keep(theirs, &r[1], round);
+}
+
+static void run_pair(const struct bench_case *c, struct rounds *r, int round) {
+  bool ours_first = round % 2;
+  if (c->both) {
+    run_both(c, r, round);
+    return;
+  }
+  if (ours_first) run_side(c, &c->ours, &r[0], round);
+  run_side(c, &c->theirs, &r[1], round);
+  if (!ours_first) run_side(c, &c->ours, &r[0], round);
 }
 
 static void json_side(const char *key, const struct side *side, struct rounds *r) {
@@ -317,10 +345,7 @@ void bench_compare(const struct bench_case *c) {
   if (!r) bench_die("no memory");
   double ratios[BENCH_MAX_ROUNDS] = {0};
   for (int i = 0; i < bench.rounds; i++) {
-    bool ours_first = i % 2;
-    if (ours_first) run_side(c, &c->ours, &r[0], i);
-    run_side(c, &c->theirs, &r[1], i);
-    if (!ours_first) run_side(c, &c->ours, &r[0], i);
+    run_pair(c, r, i);
     ratios[i] = r[1].value[i] > 0 ? r[0].value[i] / r[1].value[i] : 0;
   }
   double sorted[BENCH_MAX_ROUNDS]; /* median() sorts, the rounds are shown as they came */

@@ -88,6 +88,7 @@ struct bench_case {
   const char *line; /* the row of the table of goals that this answers: "a"; "": none */
   const char *name, *unit;
   struct side ours, theirs;
+  void (*both)(const void *arg, struct measured *ours, struct measured *theirs); /* if one set-up measures both; ours.arg */
   double reach;      /* what ours / theirs should be; 0: no goal */
   bool reach_value;  /* the goal is about our value, not about the ratio */
   bool at_most;      /* the goal is an upper bound (lower is better) */

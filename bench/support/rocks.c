@@ -12,6 +12,8 @@ static rocksdb_options_t *make_options(const struct rocks_setup *s) {
   rocksdb_options_set_max_open_files(o, 400);
   rocksdb_options_set_write_buffer_size(o, s->memtable_bytes ? s->memtable_bytes : 64u << 20);
   rocksdb_options_set_max_write_buffer_number(o, 3);
+  /* A WAL file is preallocated in the size of a memtable; one column family never flushes for this. */
+  rocksdb_options_set_max_total_wal_size(o, 128u << 20);
   rocksdb_options_set_max_background_jobs(o, 3);
   rocksdb_options_set_bytes_per_sync(o, 1 << 20);
   rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
