@@ -16,16 +16,17 @@ usage: ./dw bench [options]
   --long               the sizes that the goals name: about an hour; wants a quiet machine
   --compare LIST       besides, these servers on the same workload, if installed: redis,postgres
   --bin DIR            where the programs are (build/release)
+  --out DIR            where the report goes (bench)
 
-A short round shows that everything runs; its figures mean little. Results: bench/report.md, bench/report/.
+A short round shows that everything runs; its figures mean little. Results: DIR/report.md, plots and JSON in DIR/report/.
 One program by hand: build/release/bench_commit --help
 TEXT
 }
 
-only="" seconds="" rounds="" long=0 compare="" bin=build/release
+only="" seconds="" rounds="" long=0 compare="" bin=build/release out=bench
 while [ $# -gt 0 ]; do
   case $1 in
-  --only | --seconds | --rounds | --compare | --bin)
+  --only | --seconds | --rounds | --compare | --bin | --out)
     [ $# -gt 1 ] || { echo "bench: $1 needs a value" >&2; exit 2; }
     printf -v "${1#--}" '%s' "$2"
     shift
@@ -63,21 +64,22 @@ long_flags() {
   esac
 }
 
-out=bench/report
-mkdir -p $out
-results=$out/results.jsonl
-: >$results
+plots=$out/report
+mkdir -p "$plots"
+rm -f "$plots"/*.svg "$plots"/*.tsv
+results=$plots/results.jsonl
+: >"$results"
 failed=()
 for name in "${names[@]}"; do
   # shellcheck disable=SC2046
-  "$bin/bench_$name" --json --seconds "$seconds" --rounds "$rounds" $(long_flags "$name") >>$results || failed+=("$name")
+  "$bin/bench_$name" --json --seconds "$seconds" --rounds "$rounds" $(long_flags "$name") >>"$results" || failed+=("$name")
 done
 if [ -n "$compare" ]; then
-  bash bench/compare.sh --bin "$bin" --seconds "$seconds" --rounds "$rounds" --servers "$compare" >>$results || failed+=("compare")
+  bash bench/compare.sh --bin "$bin" --seconds "$seconds" --rounds "$rounds" --servers "$compare" >>"$results" || failed+=("compare")
 fi
-bash bench/report.sh $results $out bench/report.md "$seconds" "$rounds"
+bash bench/report.sh "$results" "$plots" "$out/report.md" "$seconds" "$rounds"
 if [ ${#failed[@]} -gt 0 ]; then
   echo "bench: failed: ${failed[*]}" >&2
   exit 1
 fi
-echo "bench/report.md"
+echo "$out/report.md"
