@@ -1,9 +1,9 @@
 /* A follower was away while N records were written: how fast does it catch up, and what does that cost the primary?
  *
- * Catching up is held against the live rate: what a connected follower takes over when one thread keeps 1,000 asynchronous
- * commits in flight, counted until it has applied everything. The clock starts with the follower's process, so
- * opening and connecting count. For the cost, writers run at full speed beside a follower that is away (before)
- * and that catches up with what was there when it came (meanwhile), in one run.
+ * Catching up is held against the live rate: what a connected follower takes over when one thread keeps 1,000
+ * asynchronous commits in flight, counted until it has applied everything. The clock starts with the follower's
+ * process, so opening and connecting count. For the cost, writers run at full speed beside a follower that is away
+ * (before) and that catches up with what was there when it came (meanwhile), in one run.
  */
 #include <stdio.h>
 

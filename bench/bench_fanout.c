@@ -1,7 +1,7 @@
 /* What do many followers cost the primary's commits? Asynchronous commits with 64 followers connected, against one.
  *
- * The followers keep nothing (bench/support/sink.h): the question is what shipping costs the primary, and 64 real ones would
- * replay everything 64 times on the same cores. With slow links each reads 1 MB/s (a loaded network would be no
+ * The followers keep nothing (bench/support/sink.h): the question is what shipping costs the primary, and 64 real ones
+ * would replay everything 64 times on the same cores. With slow links each reads 1 MB/s (a loaded network would be no
  * different for the primary); without, each reads as fast as it can, which on loopback means that the machine copies
  * every byte 64 times.
  */

@@ -1,8 +1,9 @@
-/* How long until a write at the primary is visible to reads on a follower, under a steady load of 50,000 records a second?
+/* How long until a write at the primary is visible to reads on a follower, under a steady load of 50,000 records a
+ * second?
  *
- * bench/support/probe.h says how it is measured: from when a write was due, whatever came in between, to when the follower's
- * process reads it. The baseline is the RocksDB tailer under the same load; RocksDB can't reach the rate with synced
- * writes from one thread, so the DISK case has none.
+ * bench/support/probe.h says how it is measured: from when a write was due, whatever came in between, to when the
+ * follower's process reads it. The baseline is the RocksDB tailer under the same load; RocksDB can't reach the rate
+ * with synced writes from one thread, so the DISK case has none.
  */
 #include "bench/support/bench.h"
 #include "bench/support/cluster.h"

@@ -1,9 +1,9 @@
 /* How much memory does a primary take above what RocksDB takes by itself, with 16 followers, one of them stalled?
  *
  * Each side is a process of its own that writes the same number of records and reports the peak of its resident size
- * (sampled every 5 ms). The baseline is plain RocksDB with the same memtables and caches; the difference is ours: queues,
- * log buffers, tail cache, and what followers hold. The stalled follower reads nothing and never leaves
- * (its time-out is an hour), which is worse than what the default time-out of 5 s allows.
+ * (sampled every 5 ms). The baseline is plain RocksDB with the same memtables and caches; the difference is ours:
+ * queues, log buffers, tail cache, and what followers hold. The stalled follower reads nothing and never leaves (its
+ * time-out is an hour), which is worse than what the default time-out of 5 s allows.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,14 +69,19 @@ static int writer_main(int fd, char **args) {
   if (line_read(fd, line, sizeof line) < 0) return 1;
   struct watch w = {0};
   if (pthread_create(&w.thread, NULL, watch, &w)) bench_die("no thread");
-  if (theirs) write_all(rocks_put, &rocks, n);
-  else write_all(put_engine, &put, n);
+  if (theirs)
+    write_all(rocks_put, &rocks, n);
+  else
+    write_all(put_engine, &put, n);
   atomic_store(&w.stop, true);
   pthread_join(w.thread, NULL);
   line_write(fd, "%.3f", w.peak);
-  while (line_read(fd, line, sizeof line) >= 0) {}
-  if (theirs) rocks_close(&rocks);
-  else engine_close_or_die(put.engine);
+  while (line_read(fd, line, sizeof line) >= 0) {
+  }
+  if (theirs)
+    rocks_close(&rocks);
+  else
+    engine_close_or_die(put.engine);
   return 0;
 }
 

@@ -1,8 +1,9 @@
 /* What do reads on a follower cost above RocksDB's own, at each consistency, while the follower replays?
  *
- * One process holds both sides: a follower's engine under replay of a steady stream of updates, and a plain RocksDB with the
- * same records under a writer of the same rate (batches, no WAL: what replay does to the store). Both run all the
- * time; the readers turn to one or the other. So everything around a read is the same, but for what the engine adds.
+ * One process holds both sides: a follower's engine under replay of a steady stream of updates, and a plain RocksDB
+ * with the same records under a writer of the same rate (batches, no WAL: what replay does to the store). Both run all
+ * the time; the readers turn to one or the other. So everything around a read is the same, but for what the engine
+ * adds.
  *
  *   primary process --updates--> [ follower's engine <- dw_get / dw_iter ]  one process, readers take turns
  *                                [ plain RocksDB     <- rocksdb_get / iterator ; writer ]
@@ -147,8 +148,10 @@ static void *read_loop(void *arg) {
   uint64_t state = j->seed, before = bench_ns();
   while (before < j->end_ns) {
     const struct record *r = source_at(&s, rnd_next(&state) % (uint64_t)records);
-    if (j->scan) j->plain ? scan_plain(r) : scan_engine(j, r);
-    else j->plain ? get_plain(r) : get_engine(j, r);
+    if (j->scan)
+      j->plain ? scan_plain(r) : scan_engine(j, r);
+    else
+      j->plain ? get_plain(r) : get_engine(j, r);
     uint64_t after = bench_ns();
     histogram_add(&j->latency, after - before);
     before = after;
@@ -160,7 +163,8 @@ static void *read_loop(void *arg) {
 
 #define MAX_READERS 16
 
-/* "ours|theirs get|scan CONSISTENCY THREADS SECONDS MIN_LSN": answers with the rate, then with the histogram's bytes. */
+/* "ours|theirs get|scan CONSISTENCY THREADS SECONDS MIN_LSN": answers with the rate, then with the histogram's bytes.
+ */
 static void serve(int fd, const char *line) {
   static struct read_job jobs[MAX_READERS];
   static struct histogram all;
@@ -176,10 +180,8 @@ static void serve(int fd, const char *line) {
     memset(&jobs[i], 0, sizeof jobs[i]);
     jobs[i].plain = strcmp(side, "theirs") == 0;
     jobs[i].scan = strcmp(kind, "scan") == 0;
-    jobs[i].options = (dw_read_options){.consistency = (dw_consistency)consistency,
-                                        .max_staleness_ms = BOUND_MS,
-                                        .min_lsn = lsn,
-                                        .wait_ms = WAIT_MS};
+    jobs[i].options = (dw_read_options){
+        .consistency = (dw_consistency)consistency, .max_staleness_ms = BOUND_MS, .min_lsn = lsn, .wait_ms = WAIT_MS};
     jobs[i].seed = start + (uint64_t)i * 7919;
     jobs[i].end_ns = start + (uint64_t)(seconds * 1e9);
     if (pthread_create(&jobs[i].thread, NULL, read_loop, &jobs[i])) bench_die("no thread");

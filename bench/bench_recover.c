@@ -17,7 +17,8 @@
 
 static int records;
 
-/* args: DIR dabbawal|rocksdb RECORDS. Writes; says how many are not persisted, and the log's bytes; waits to be killed. */
+/* args: DIR dabbawal|rocksdb RECORDS. Writes; says how many are not persisted, and the log's bytes; waits to be killed.
+ */
 static int victim_main(int fd, char **args) {
   uint64_t n = strtoull(args[2], NULL, 10);
   char line[16];
@@ -41,7 +42,8 @@ static int victim_main(int fd, char **args) {
     line_write(fd, "%llu %llu", (unsigned long long)(st.written_lsn - st.persisted_lsn),
                (unsigned long long)st.stored_bytes);
   }
-  while (line_read(fd, line, sizeof line) >= 0) {}
+  while (line_read(fd, line, sizeof line) >= 0) {
+  }
   return 0;
 }
 
@@ -61,9 +63,19 @@ static struct victim make_victim(const char *dir, const char *kind) {
   return v;
 }
 
-static void report(struct measured *m, const struct victim *v, double took) {
+/* An opening takes minutes to prepare and answers two questions: what a side's rounds have measured is kept for the
+ * second one. */
+static struct {
+  double rate[BENCH_MAX_ROUNDS];
+  int measured, used;
+} known[2];
+enum { OURS, THEIRS };
+
+static void report(struct measured *m, int side, const struct victim *v, double took) {
+  double rate = (double)v->records / took;
+  if (known[side].measured < BENCH_MAX_ROUNDS) known[side].rate[known[side].measured++] = rate;
   m->value = took;
-  measured_extra(m, "records_per_s", (double)v->records / took);
+  measured_extra(m, "records_per_s", rate);
   measured_extra(m, "log_mib", (double)v->log_bytes / (1 << 20));
 }
 
@@ -81,7 +93,7 @@ static void ours(const void *arg, struct measured *m) {
   dw_status_get(e, &st);
   if (st.applied_lsn < (uint64_t)records) bench_die("only %llu records are there", (unsigned long long)st.applied_lsn);
   engine_close_or_die(e);
-  report(m, &v, took);
+  report(m, OURS, &v, took);
   bench_remove(dir);
 }
 
@@ -95,26 +107,31 @@ static void theirs(const void *arg, struct measured *m) {
   rocks_open(&rocks, dir, NULL, false);
   double took = bench_s() - start;
   rocks_close(&rocks);
-  report(m, &v, took);
+  report(m, THEIRS, &v, took);
   bench_remove(dir);
 }
 
-/* The same opening, as a rate. */
+/* The same openings, as a rate. */
 static void rate(const void *arg, struct measured *m) {
-  const bool *us = arg;
-  struct measured *open = calloc(1, sizeof *open);
-  if (!open) bench_die("no memory");
-  if (*us) ours(NULL, open);
-  else theirs(NULL, open);
-  m->value = open->extra[0].value;
-  free(open);
+  int side = *(const int *)arg;
+  if (known[side].used == known[side].measured) {
+    struct measured *open = calloc(1, sizeof *open);
+    if (!open) bench_die("no memory");
+    if (side == OURS)
+      ours(NULL, open);
+    else
+      theirs(NULL, open);
+    free(open);
+  }
+  m->value = known[side].rate[known[side].used++];
 }
 
 int main(int argc, char **argv) {
   static const struct bench_flag flags[] = {
-      {"records", BENCH_INT, &records, "in the log; 0: 250,000 for each of --seconds; 14,000,000 are about 1 GiB"}, {0}};
+      {"records", BENCH_INT, &records, "in the log; 0: 250,000 for each of --seconds; 14,000,000 are about 1 GiB"},
+      {0}};
   static const struct child_role roles[] = {{"victim", victim_main}, {0}};
-  static const bool us = true, them = false;
+  static const int us = OURS, them = THEIRS;
   bench_init(argc, argv, "bench_recover", "how long does it take to open after kill -9?", flags, roles);
   if (!records) records = (int)(250000 * bench.seconds);
   if (records < 1) bench_die("--records: at least 1");

@@ -26,9 +26,12 @@ struct setting {
 };
 
 static void run(const struct setting *s, dw_engine *e, struct load_result *r) {
-  struct engine_put put = {e, {.mode = s->mode, .ack = s->ack, .acks = (uint32_t)followers, .durability = s->durability}};
-  if (s->threads) load_threads(s->threads, bench.seconds, RECORD_HALF, put_engine, &put, r);
-  else load_async(e, &put.options, 1000, bench.seconds, 0, RECORD_HALF, r);
+  struct engine_put put = {e,
+                           {.mode = s->mode, .ack = s->ack, .acks = (uint32_t)followers, .durability = s->durability}};
+  if (s->threads)
+    load_threads(s->threads, bench.seconds, RECORD_HALF, put_engine, &put, r);
+  else
+    load_async(e, &put.options, 1000, bench.seconds, 0, RECORD_HALF, r);
 }
 
 static void ours(const void *arg, struct measured *m) {
@@ -76,8 +79,10 @@ static void latency(const void *arg, struct measured *m) {
   m->value = histogram_us(&m->latency, 0.5);
 }
 
-#define SYNC(n) {n, DW_SYNC, DW_ACK_DURABLE, DW_DURABILITY_DISK, false, false}
-#define ASYNC(n) {n, DW_ASYNC, DW_ACK_DEFAULT, DW_DURABILITY_OS, true, false}
+#define SYNC(n)                                                                                                        \
+  { n, DW_SYNC, DW_ACK_DURABLE, DW_DURABILITY_DISK, false, false }
+#define ASYNC(n)                                                                                                       \
+  { n, DW_ASYNC, DW_ACK_DEFAULT, DW_DURABILITY_OS, true, false }
 
 static void against_tailer(void) {
   static const struct {
@@ -125,10 +130,8 @@ static void modes(void) {
       {"async, DISK, 32 clients, until applied", {32, DW_ASYNC, DW_ACK_DEFAULT, DW_DURABILITY_DISK, true, false}},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-    bench_compare(&(struct bench_case){.line = "",
-                                       .name = cases[i].name,
-                                       .unit = "commits/s",
-                                       .ours = {"dabbawal", ours, &cases[i].s}});
+    bench_compare(&(struct bench_case){
+        .line = "", .name = cases[i].name, .unit = "commits/s", .ours = {"dabbawal", ours, &cases[i].s}});
 }
 
 /* Our side alone, for comparisons with servers that are not libraries (bench/compare.sh). */

@@ -1,8 +1,8 @@
 /* How many bytes go over the wire and to the disk for one logical byte (keys and values)?
  *
- * On live traffic: small groups from one client that waits, from eight, and big ones from a thread with 1,000 commits in flight,
- * because what a group is compresses as a whole. Wire bytes are all that the primary sent to one follower: frames,
- * commit positions, heartbeats. (A follower that catches up gets the very same blocks.) Disk bytes are those of
+ * On live traffic: small groups from one client that waits, from eight, and big ones from a thread with 1,000 commits
+ * in flight, because what a group is compresses as a whole. Wire bytes are all that the primary sent to one follower:
+ * frames, commit positions, heartbeats. (A follower that catches up gets the very same blocks.) Disk bytes are those of
  * the log. The baselines are the RocksDB tailer's bytes, and RocksDB's WAL with its own zstd compression on.
  */
 #include <stdio.h>
@@ -18,8 +18,10 @@ struct setting {
 
 static void run(const struct setting *s, dw_engine *e, struct load_result *r) {
   struct engine_put put = {e, {.mode = DW_ASYNC, .durability = DW_DURABILITY_OS}};
-  if (s->threads) load_threads(s->threads, bench.seconds, s->kind, put_engine, &put, r);
-  else load_async(e, &put.options, 1000, bench.seconds, 0, s->kind, r);
+  if (s->threads)
+    load_threads(s->threads, bench.seconds, s->kind, put_engine, &put, r);
+  else
+    load_async(e, &put.options, 1000, bench.seconds, 0, s->kind, r);
 }
 
 static void wire_ours(const void *arg, struct measured *m) {

@@ -2,8 +2,9 @@
 
 #include <errno.h>
 #include <ftw.h>
-#include <getopt.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +32,8 @@ double bench_s(void) {
 
 void bench_sleep_until(uint64_t ns) {
   struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR) {}
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR) {
+  }
 }
 
 void bench_sleep(double seconds) {
@@ -56,8 +58,15 @@ static void progress_off(void) {
   if (isatty(2)) fputs("\r\033[K", stderr);
 }
 
+/* One thread ends the process; the others, which may fail because of it, wait for that. */
+static void end_alone(void) {
+  static atomic_flag ending = ATOMIC_FLAG_INIT;
+  while (atomic_flag_test_and_set(&ending)) pause();
+}
+
 void bench_die(const char *fmt, ...) {
   va_list ap;
+  end_alone();
   progress_off();
   fprintf(stderr, "%s: ", bench.name ? bench.name : "bench");
   va_start(ap, fmt);
@@ -104,12 +113,26 @@ uint64_t bench_dir_bytes(const char *path, const char *suffix) {
 static void at_exit(void) {
   if (owner != getpid()) return;
   children_end();
-  bench_remove(bench.dir);
+  for (int i = 0; i < 3 && access(bench.dir, F_OK) == 0; i++) bench_remove(bench.dir); /* others may still write */
 }
 
-static void on_signal(int sig) {
-  (void)sig;
-  exit(130); /* not async-signal-safe, but the alternative is to leave gigabytes behind */
+/* Ctrl-C must not leave gigabytes behind. A thread waits for it, because a handler may do next to nothing. */
+static void *await_signal(void *set) {
+  int sig;
+  sigwait(set, &sig);
+  end_alone();
+  exit(128 + sig);
+}
+
+static void watch_signals(void) {
+  static sigset_t set;
+  pthread_t thread;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &set, NULL);
+  if (pthread_create(&thread, NULL, await_signal, &set)) bench_die("no thread");
+  pthread_detach(thread);
 }
 
 /* ---- flags ----------------------------------------------------------------------------------- */
@@ -125,9 +148,12 @@ static const struct bench_flag common[COMMON_FLAGS] = {
 
 static void show_flag(const struct bench_flag *f) {
   char value[64];
-  if (f->type == BENCH_INT) snprintf(value, sizeof value, "%d", *(int *)f->value);
-  else if (f->type == BENCH_DOUBLE) snprintf(value, sizeof value, "%g", *(double *)f->value);
-  else snprintf(value, sizeof value, "%s", *(const char **)f->value ? *(const char **)f->value : "all");
+  if (f->type == BENCH_INT)
+    snprintf(value, sizeof value, "%d", *(int *)f->value);
+  else if (f->type == BENCH_DOUBLE)
+    snprintf(value, sizeof value, "%g", *(double *)f->value);
+  else
+    snprintf(value, sizeof value, "%s", *(const char **)f->value ? *(const char **)f->value : "all");
   printf("  --%-14s %s (%s)\n", f->name, f->help, value);
 }
 
@@ -146,9 +172,12 @@ static const struct bench_flag *find_flag(const struct bench_flag *flags, const 
 
 static bool set_flag(const struct bench_flag *f, const char *text) {
   char *end = NULL;
-  if (f->type == BENCH_TEXT) *(const char **)f->value = text;
-  else if (f->type == BENCH_INT) *(int *)f->value = (int)strtol(text, &end, 10);
-  else *(double *)f->value = strtod(text, &end);
+  if (f->type == BENCH_TEXT)
+    *(const char **)f->value = text;
+  else if (f->type == BENCH_INT)
+    *(int *)f->value = (int)strtol(text, &end, 10);
+  else
+    *(double *)f->value = strtod(text, &end);
   return !end || (*text && !*end);
 }
 
@@ -192,8 +221,7 @@ void bench_init(int argc, char **argv, const char *name, const char *question, c
   if (!mkdtemp(bench.dir)) wrong("no scratch directory: ", bench.dir);
   owner = getpid();
   atexit(at_exit);
-  signal(SIGINT, on_signal);
-  signal(SIGTERM, on_signal);
+  watch_signals();
 }
 
 int bench_end(void) {
@@ -322,8 +350,10 @@ static void show(const struct bench_case *c, struct rounds *ours, struct rounds 
            c->name, c->unit);
     json_side("ours", &c->ours, ours);
     json_side("theirs", &c->theirs, theirs);
-    if (c->theirs.name) printf(",\"ratio\":%.4g,\"ratio_min\":%.4g,\"ratio_max\":%.4g", mid, low, high);
-    else printf(",\"ratio\":null");
+    if (c->theirs.name)
+      printf(",\"ratio\":%.4g,\"ratio_min\":%.4g,\"ratio_max\":%.4g", mid, low, high);
+    else
+      printf(",\"ratio\":null");
     printf(",\"reach\":%.6g,\"reach_of\":\"%s\",\"at_most\":%s}\n", c->reach, c->reach_value ? "value" : "ratio",
            c->at_most ? "true" : "false");
   } else {

@@ -46,7 +46,6 @@ void child_start(struct child *c, const char *role, const char *const *args) {
   if (c->pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
-    signal(SIGINT, SIG_IGN); /* the parent says when */
     if (pair[1] == LINE_FD) {
       if (fcntl(LINE_FD, F_SETFD, 0)) _exit(1);
     } else if (dup2(pair[1], LINE_FD) < 0) {
@@ -112,7 +111,8 @@ void child_get(struct child *c, void *data, size_t n) {
 }
 
 static void reap(struct child *c) {
-  while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR) {}
+  while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR) {
+  }
   remember(0, c->pid);
   c->pid = 0;
 }
@@ -134,7 +134,8 @@ void children_end(void) {
   for (int i = 0; i < MAX_CHILDREN; i++) {
     if (!running[i]) continue;
     kill(running[i], SIGKILL);
-    while (waitpid(running[i], NULL, 0) < 0 && errno == EINTR) {}
+    while (waitpid(running[i], NULL, 0) < 0 && errno == EINTR) {
+    }
     running[i] = 0;
   }
 }

@@ -80,8 +80,10 @@ void cluster_open(struct cluster *c, int n, const dw_options *options) {
   *c = (struct cluster){.n = n, .follower_memtable = memtable};
   bench_fresh(c->dir, "cluster");
   dw_options o;
-  if (options) o = *options;
-  else engine_options_init(&o);
+  if (options)
+    o = *options;
+  else
+    engine_options_init(&o);
   o.listen = "127.0.0.1:0";
   c->primary = engine_open_or_die(c->dir, &o);
   dw_status s;

@@ -39,9 +39,8 @@ static void send_frame(struct sink *s, struct buf *b) {
 }
 
 static void dial(struct sink *s, unsigned port, uint64_t id) {
-  struct sockaddr_in to = {.sin_family = AF_INET,
-                           .sin_port = htons((uint16_t)port),
-                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in to = {
+      .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int on = 1, small = 64 << 10;
   s->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   /* A slow link has little in the kernel's buffers, too. */

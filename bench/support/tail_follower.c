@@ -94,9 +94,8 @@ int tail_follower_main(int fd, char **args) {
   a.cap = RECEIVE_BYTES;
   a.in = malloc(a.cap);
   a.merged = malloc(a.cap);
-  struct sockaddr_in to = {.sin_family = AF_INET,
-                           .sin_port = htons((uint16_t)atoi(args[1])),
-                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in to = {
+      .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(args[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int on = 1;
   a.fd = socket(AF_INET, SOCK_STREAM, 0);
   if (!a.in || !a.merged || a.fd < 0 || connect(a.fd, (struct sockaddr *)&to, sizeof to) ||

@@ -66,7 +66,8 @@ static void sleep_until_written(struct tailer *t, uint64_t next) {
   }
   atomic_store(&t->asleep, false);
   uint64_t drop;
-  while (read(t->wake_fd, &drop, sizeof drop) > 0) {}
+  while (read(t->wake_fd, &drop, sizeof drop) > 0) {
+  }
 }
 
 static rocksdb_wal_iterator_t *open_iterator(struct tailer *t, uint64_t next) {
@@ -92,7 +93,8 @@ static void *send_updates(void *arg) {
     while (it && rocksdb_wal_iter_valid(it) && len < PACK_BYTES) {
       uint64_t seq, last;
       rocksdb_writebatch_t *wb = rocksdb_wal_iter_get_batch(it, &seq);
-      if (seq > next) bench_die("the WAL iterator skipped %llu to %llu", (unsigned long long)next, (unsigned long long)seq);
+      if (seq > next)
+        bench_die("the WAL iterator skipped %llu to %llu", (unsigned long long)next, (unsigned long long)seq);
       if (seq == next) {
         pack(&out, &len, &cap, wb, seq, &last);
         next = last + 1;
@@ -200,7 +202,8 @@ void tailer_open(struct tailer *t, bool sync) {
   struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t n = sizeof a;
   int listener = tcp_socket();
-  if (bind(listener, (struct sockaddr *)&a, n) || listen(listener, 1) || getsockname(listener, (struct sockaddr *)&a, &n))
+  if (bind(listener, (struct sockaddr *)&a, n) || listen(listener, 1) ||
+      getsockname(listener, (struct sockaddr *)&a, &n))
     bench_die("listen: %s", strerror(errno));
   char dir[BENCH_PATH_BYTES + 8], port[16];
   snprintf(dir, sizeof dir, "%s-f", t->dir);
