@@ -67,6 +67,7 @@ static void theirs(const void *arg, struct measured *m) {
     tailer_drain(&t);
     r.seconds = bench_s() - start;
   }
+  measured_extra(m, "wal_iterator_reopened", (double)atomic_load(&t.reopened));
   tailer_close(&t);
   m->value = (double)r.done / r.seconds;
   histogram_merge(&m->latency, &r.latency);
