@@ -28,7 +28,9 @@ static void *look(void *arg) {
   const struct record key = {.key = probe_key, .klen = RECORD_KEY_BYTES};
   uint64_t seen = 0, run = 0;
   char value[PROBE_VALUE_BYTES];
-  for (uint64_t at = bench_ns(); !atomic_load(&p->stop); at = bench_ns() + LOOK_EVERY_NS) {
+  for (bool last = false; !last;) {
+    uint64_t at = bench_ns();
+    last = atomic_load(&p->stop); /* looks once more: late puts must not be forgotten */
     if (p->get(p->ctx, &key, value)) {
       uint64_t now = bench_ns(), i = number(value, 0), start = number(value, 1), period = number(value, 2);
       if (start != run) {
@@ -40,7 +42,7 @@ static void *look(void *arg) {
         histogram_add(&p->lag, now > due ? now - due : 0);
       }
     }
-    bench_sleep_until(at + LOOK_EVERY_NS);
+    if (!last) bench_sleep_until(at + LOOK_EVERY_NS);
   }
   return NULL;
 }
