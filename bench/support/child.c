@@ -41,6 +41,10 @@ void child_start(struct child *c, const char *role, const char *const *args) {
     argv[n++] = *args;
   }
   pid_t parent = getpid();
+  char self[BENCH_PATH_BYTES]; /* by its own name, for ps */
+  ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+  if (len <= 0) bench_die("/proc/self/exe: %s", strerror(errno));
+  self[len] = 0;
   c->pid = fork();
   if (c->pid < 0) bench_die("fork: %s", strerror(errno));
   if (c->pid == 0) {
@@ -51,7 +55,7 @@ void child_start(struct child *c, const char *role, const char *const *args) {
     } else if (dup2(pair[1], LINE_FD) < 0) {
       _exit(1);
     }
-    execv("/proc/self/exe", (char **)argv);
+    execv(self, (char **)argv);
     _exit(127);
   }
   close(pair[1]);
