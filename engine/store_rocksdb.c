@@ -24,6 +24,7 @@
  * Threads: one writer at a time owns `batch`; the option objects are read-only after open; RocksDB does the
  * rest. */
 #include "engine/store.h"
+#include "engine/store_sort.h"
 
 #include <assert.h>
 #include <limits.h>
@@ -47,7 +48,7 @@ struct rocks {
   rocksdb_t *db;
   rocksdb_readoptions_t *read, *read_persisted;
   rocksdb_writeoptions_t *write;
-  struct buf batch; /* writer's; kept between writes */
+  struct buf batch, sort; /* writer's; kept between writes */
   bool read_only, slow_batches;
   char dir[PATH_MAX];
 };
@@ -155,18 +156,22 @@ static int same_bytes(bool *same) {
   return rc;
 }
 
-static int fast_batch(struct buf *b, const struct store_body *bodies, size_t n, const struct wal_op *system,
+static int fast_batch(struct rocks *r, const struct store_body *bodies, size_t n, const struct wal_op *system,
                       size_t n_system, const uint8_t *marker, rocksdb_writebatch_t **out) {
+  struct buf *b = &r->batch;
   size_t total = BATCH_HEADER_BYTES + 128; /* and the marker */
-  for (size_t i = 0; i < n; i++) total += bodies[i].n;
+  uint64_t ops = 0;
+  for (size_t i = 0; i < n; i++) total += bodies[i].n, ops += bodies[i].op_count;
   b->len = 0;
   int rc = buf_reserve(b, total);
   if (!rc) rc = begin_batch(b);
   if (rc) return rc;
-  uint64_t count = n_system + 1;
-  for (size_t i = 0; i < n; i++) {
-    if ((rc = buf_append(b, bodies[i].data, bodies[i].n))) return rc;
-    count += bodies[i].op_count;
+  uint64_t count = ops + n_system + 1;
+  if (ops >= STORE_SORT_MIN) {
+    if ((rc = store_sort(bodies, n, ops, &r->sort, b))) return rc;
+  } else {
+    for (size_t i = 0; i < n; i++)
+      if ((rc = buf_append(b, bodies[i].data, bodies[i].n))) return rc;
   }
   for (size_t i = 0; i < n_system; i++) {
     if ((rc = append_record(b, system[i].type, system[i].key, system[i].klen, system[i].val, system[i].vlen))) {
@@ -217,8 +222,9 @@ static int rocks_write(struct store *s, const struct store_body *bodies, size_t 
   store_marker_encode(pos, marker);
   rocksdb_writebatch_t *wb = NULL;
   rc = r->slow_batches ? slow_batch(bodies, n, system, n_system, marker, &wb)
-                       : fast_batch(&r->batch, bodies, n, system, n_system, marker, &wb);
+                       : fast_batch(r, bodies, n, system, n_system, marker, &wb);
   if (r->batch.cap > BATCH_KEEP_BYTES) buf_free(&r->batch);
+  if (r->sort.cap > BATCH_KEEP_BYTES) buf_free(&r->sort);
   if (rc) return rc;
   char *err = NULL;
   rocksdb_write(r->db, r->write, wb, &err);
@@ -275,6 +281,7 @@ static void rocks_free(struct rocks *r) {
   if (r->read_persisted) rocksdb_readoptions_destroy(r->read_persisted);
   if (r->write) rocksdb_writeoptions_destroy(r->write);
   buf_free(&r->batch);
+  buf_free(&r->sort);
   free(r);
 }
 
