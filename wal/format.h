@@ -62,7 +62,7 @@ void segment_header_encode(const struct segment_header *, uint8_t out[WAL_SEGMEN
 int segment_header_decode(const uint8_t in[WAL_SEGMENT_HEADER_BYTES], struct segment_header *); /* DW_CORRUPT, DW_UNSUPPORTED */
 
 /* "%020llu-%08llx.wal": sorts by first LSN, then by seq. */
-#define WAL_SEGMENT_NAME_BYTES 40
+#define WAL_SEGMENT_NAME_BYTES 48
 void segment_name(char out[WAL_SEGMENT_NAME_BYTES], dw_lsn first_lsn, uint64_t seq);
 bool segment_name_parse(const char *name, dw_lsn *first_lsn, uint64_t *seq);
 

@@ -185,6 +185,8 @@ START_TEST(segment_names_sort_by_lsn_and_only_exact_names_parse) {
   dw_lsn lsn;
   uint64_t seq;
   ck_assert(segment_name_parse(a, &lsn, &seq) && lsn == 99 && seq == 1);
+  segment_name(a, UINT64_MAX, UINT64_MAX);
+  ck_assert(segment_name_parse(a, &lsn, &seq) && lsn == UINT64_MAX && seq == UINT64_MAX);
   ck_assert(!segment_name_parse("99-1.wal", &lsn, &seq));
   ck_assert(!segment_name_parse("00000000000000000099-00000001.wal.tmp", &lsn, &seq));
   ck_assert(!segment_name_parse("spare-00000001", &lsn, &seq));
