@@ -5,13 +5,15 @@
  * frame stands, with LSN E due. Then:
  *
  *   case  what is found                                                       what is done
- *   A     no segment at all                                                   start at base
+ *   A     no segment at all, and the store holds nothing beyond the base      start at base
  *   B     nothing of ours behind P                                            go on at P
  *   C     a piece of block E at P, nothing valid behind it                    cut it, say how many bytes
  *   D     valid frames behind P, ANOTHER boot, E never known synced           cut from P: a power cut keeps any
  *                                                                             subset of unsynced sectors
  *   E     the store is ahead of the log's end, another boot                   start anew at the store's boundary
- *   X     E is known synced: a mark says so, or a later segment exists;       refuse, change nothing
+ *   X     no segment, but a store that holds more than the base: a log        refuse, change nothing
+ *         always has a segment, so it is gone;
+ *         E is known synced: a mark says so, or a later segment exists;
  *         or valid frames behind P in the SAME boot (the page cache has
  *         survived, so a completed write can't have vanished)
  *
@@ -405,6 +407,11 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
   if (rc) return rc;
   check_spares(w);
   const struct wal_pos *reach = &w->opt.must_reach;
+  if (w->count == 0 && reach->lsn > w->opt.base.lsn) {
+    rec->which = WAL_REC_CORRUPT;
+    return dw_fail(DW_CORRUPT, "%s: no segment is here, but the store holds LSN %llu: the log is gone", w->dir,
+                   (unsigned long long)reach->lsn);
+  }
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;
     rc = start_fresh(w, &w->opt.base, 1);

@@ -62,7 +62,7 @@ struct wal_options {
 
 /* Which case recovery met; docs/wal-format.md has the table, log lines cite the letter. */
 enum wal_recovery_case {
-  WAL_REC_EMPTY = 'A',       /* no segment: started at base */
+  WAL_REC_EMPTY = 'A',       /* no segment, and must_reach is not beyond base: started at base */
   WAL_REC_CLEAN = 'B',       /* ended at a boundary, nothing behind it */
   WAL_REC_TORN = 'C',        /* incomplete block at the end, nothing valid behind it: cut */
   WAL_REC_TORN_POWER = 'D',  /* another boot: unsynced blocks with a hole; cut from the hole */

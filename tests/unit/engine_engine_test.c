@@ -345,6 +345,23 @@ START_TEST(a_foreign_directory_is_refused_and_left_alone) {
 }
 END_TEST
 
+/* Whatever stood in the log beyond the store was acknowledged, and nobody else can tell what it was. */
+START_TEST(a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything) {
+  struct engine_checkpoint copy;
+  char wal[300];
+  open_engine();
+  put("a", "1");
+  ck_assert_int_eq(engine_checkpoint_create(e, "flushes", &copy), DW_OK);
+  put("b", "2"); /* in the log only */
+  close_engine();
+  snprintf(wal, sizeof wal, "%s/wal-000001", dir);
+  ck_assert_int_eq(env_remove_tree(env_posix(), wal), DW_OK);
+  ck_assert_int_eq(engine_open(dir, &options, &config, &e), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), wal));
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "the log is gone"));
+}
+END_TEST
+
 START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
   open_engine();
   put("b", "2");
@@ -407,6 +424,7 @@ int main(void) {
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
+  tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);
