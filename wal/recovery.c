@@ -402,6 +402,11 @@ static void count_bytes(struct wal *w, size_t first) {
   }
 }
 
+static int other_history(const struct wal *w) {
+  return dw_fail(DW_DIVERGED, "%s: the store stands at LSN %llu of another history than this log", w->dir,
+                 (unsigned long long)w->opt.must_reach.lsn);
+}
+
 static int recover(struct wal *w, struct wal_recovery *rec) {
   int rc = load_segments(w);
   if (rc) return rc;
@@ -412,6 +417,8 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
     return dw_fail(DW_CORRUPT, "%s: no segment is here, but the store holds LSN %llu: the log is gone", w->dir,
                    (unsigned long long)reach->lsn);
   }
+  if (w->count == 0 && reach->lsn == w->opt.base.lsn && !hash128_eq(&reach->chain, &w->opt.base.chain))
+    return other_history(w);
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;
     rc = start_fresh(w, &w->opt.base, 1);
@@ -433,8 +440,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
   if (reach->lsn > rec->end.lsn) {
     rc = restart_at_store(w, rec);
   } else if (reach->lsn >= segment_start(&w->segments[0]->h).lsn && !walk.reached) {
-    return dw_fail(DW_DIVERGED, "%s: the store stands at LSN %llu of another history than this log", w->dir,
-                   (unsigned long long)reach->lsn);
+    return other_history(w);
   } else {
     report(w, last, rec);
     rc = settle_last(w, last, rec->torn_bytes);
