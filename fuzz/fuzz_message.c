@@ -165,9 +165,7 @@ static uint64_t read_all(const uint8_t *data, size_t size, size_t piece, uint16_
   r.version = version;
   for (size_t at = 0; at < size && rc == DW_NOT_FOUND; at += piece) {
     size_t n = size - at < piece ? size - at : piece;
-    uint8_t *part = exact_copy(data + at, n);
-    CHECK(frame_reader_feed(&r, part, n) == DW_OK);
-    free(part);
+    CHECK(frame_reader_feed(&r, data + at, n) == DW_OK);
     CHECK(r.in.cap <= 2 * (at + n) + 4096);
     struct frame f;
     while ((rc = frame_reader_next(&r, &f)) == DW_OK) {
@@ -188,10 +186,10 @@ static uint64_t read_all(const uint8_t *data, size_t size, size_t piece, uint16_
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size < 1) return 0;
   uint8_t how = data[0];
-  size_t piece = 1 + (how >> 2);
   uint8_t *stream = exact_copy(data + 1, --size);
   if (!(how & 1)) repair_frames(stream, size);
-  uint16_t version = how & 2 ? 0 : MSG_VERSION_MAX;
+  size_t piece = 1 + (how >> 2) + size / 64;
+  uint16_t version = (uint16_t)(how & 2 ? 0 : MSG_VERSION_MAX);
   uint64_t whole = read_all(stream, size, size ? size : 1, version, true);
   CHECK(read_all(stream, size, piece, version, false) == whole);
   free(stream);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#include "engine/batch.h"
 #include "fuzz/seeds.h"
 #include "replication/checkpoint_manifest.h"
 #include "replication/message.h"
@@ -30,30 +29,6 @@ void seed_bytes(const char *target, const char *name, const void *p, size_t n) {
   if (!f || (n && fwrite(p, 1, n, f) != n) || fclose(f)) {
     perror(path);
     exit(1);
-  }
-}
-
-void add(struct buf *b, const void *p, size_t n) {
-  CHECK(buf_append(b, p, n) == DW_OK);
-}
-
-void make_payload(struct buf *out, uint32_t commits) {
-  for (uint32_t i = 0; i < commits; i++) {
-    struct buf body = {0};
-    char key[24], value[40];
-    snprintf(key, sizeof key, "key%u", i);
-    snprintf(value, sizeof value, "value of key number %u", i);
-    uint32_t ops = 1 + i % 3;
-    CHECK(batch_add_put(&body, key, strlen(key), value, strlen(value)) == DW_OK);
-    if (ops > 1) CHECK(batch_add_delete(&body, "gone", 4) == DW_OK);
-    if (ops > 2) CHECK(batch_add_put(&body, "empty", 5, "", 0) == DW_OK);
-    uint8_t head[16] = {0};
-    size_t n = 1;
-    n += varint32_put(head + n, ops);
-    n += varint32_put(head + n, (uint32_t)body.len);
-    add(out, head, n);
-    add(out, body.data, body.len);
-    buf_free(&body);
   }
 }
 

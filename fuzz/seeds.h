@@ -3,19 +3,15 @@
 #ifndef DW_FUZZ_SEEDS_H
 #define DW_FUZZ_SEEDS_H
 
-#include "fuzz/fuzz.h"
+#include "fuzz/logs.h"
 
 /* One input: DIR/TARGET/NAME. */
 void seed_bytes(const char *target, const char *name, const void *p, size_t n);
 static inline void seed(const char *target, const char *name, const struct buf *b) {
   seed_bytes(target, name, b->data, b->len);
 }
-void add(struct buf *, const void *, size_t);
 static inline void add_u8(struct buf *b, uint8_t v) { add(b, &v, 1); }
 static inline void add_text(struct buf *b, const char *s) { add(b, s, strlen(s)); }
-
-/* A payload of `commits` commits in the log's grammar, always the same. */
-void make_payload(struct buf *, uint32_t commits);
 
 void seeds_log(void);
 void seeds_talk(void);

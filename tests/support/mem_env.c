@@ -477,6 +477,8 @@ uint8_t *mem_env_bytes(struct mem_env *m, const char *path, size_t *n) {
 }
 
 void mem_env_each(struct mem_env *m, void (*fn)(void *, const char *, const uint8_t *, size_t), void *arg) {
-  for (size_t i = 0; i < m->count; i++)
-    if (!m->names[i].inode->is_dir) fn(arg, m->names[i].path, m->names[i].inode->data, m->names[i].inode->len);
+  for (size_t i = 0; i < m->count; i++) {
+    const struct inode *n = m->names[i].inode;
+    if (!n->is_dir) fn(arg, m->names[i].path, n->data ? n->data : (const uint8_t *)"", n->len);
+  }
 }
