@@ -110,7 +110,7 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
   role_take(e);
-  if (pos->lsn < e->applied.lsn) {
+  if (wal_pos_before(pos, &e->applied)) {
     rc = dw_fail(DW_DIVERGED, "asked to drop the log beyond LSN %llu, but LSN %llu is applied already",
                  (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);
   } else {

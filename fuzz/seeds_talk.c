@@ -24,8 +24,26 @@ static const struct row shipper_rows[] = {
     STEPS("raw", "\000\000\000\050\310\000xxxxxxxxxxxxxxxxxxxxxxxx"),
 };
 
+/* frames step: 0, how, then per frame: kind and its arguments. WELCOME (kind 0): follows - 1, commit_lsn, boundary. */
+#define WELCOME(follows, pos) "\000\000\000" follows "\003" pos
+static const struct row receiver_rows[] = {
+    STEPS("adopt", "\000" WELCOME("\000", "\000") "\000\000\001\003\000\010\003\031\000\000\000\001\003\004\010"
+                   "\003\031\000\000\000\003\011\000\000\004\000\000\005"),
+    STEPS("stream", "\001" WELCOME("\000", "\007") "\000\000\001\003\007\020\003\372\000\000\000\005\011\020"),
+    STEPS("cut", "\002" WELCOME("\001", "\005") WELCOME("\000", "\005") "\000\000\001\003\005\010"),
+    STEPS("no-cut", "\002" WELCOME("\001", "\001")),
+    STEPS("bootstrap", "\000" WELCOME("\002", "") "\000\000\006\001\014\012\000\000\000\007\000\004\000\000\007\000"
+                       "\377\000\000\010\000\000\000\010\000\000\000\011" WELCOME("\000", "\377")),
+    STEPS("held", "\201" WELCOME("\000", "\007") "\000\000\001\000\007\020\005\005\000\000\001\000\010\020\006\003"),
+    STEPS("pieces", "\001\002\000\000\000\003\007\005"),
+    STEPS("refused", "\001\000\000\012\012\003\377\377\003\377\377"),
+};
+
 static void rows(const char *target, const struct row *r, size_t n) {
   for (size_t i = 0; i < n; i++) seed_bytes(target, r[i].name, r[i].steps, r[i].n);
 }
 
-void seeds_talk(void) { rows("shipper", shipper_rows, sizeof shipper_rows / sizeof *shipper_rows); }
+void seeds_talk(void) {
+  rows("shipper", shipper_rows, sizeof shipper_rows / sizeof *shipper_rows);
+  rows("receiver", receiver_rows, sizeof receiver_rows / sizeof *receiver_rows);
+}

@@ -47,7 +47,7 @@ static int on_truncate(struct receiver *r, const struct msg_welcome *w) {
   if (!r->pos.has_cluster || w->pos.lsn > r->pos.tail.lsn)
     return dw_fail(DW_CORRUPT, "told to cut back to LSN %llu, this log ends at LSN %llu", (ull)w->pos.lsn,
                    (ull)r->pos.tail.lsn);
-  if (w->pos.lsn < r->pos.applied.lsn)
+  if (wal_pos_before(&w->pos, &r->pos.applied))
     return dw_fail(DW_DIVERGED, "told to cut back to LSN %llu, but LSN %llu is applied here", (ull)w->pos.lsn,
                    (ull)r->pos.applied.lsn);
   r->cut = w->pos;

@@ -123,6 +123,10 @@ struct wal_pos {
   uint64_t epoch;
   struct hash128 chain;
 };
+/* Order within one history. An epoch record uses no LSN, so the boundaries around it differ by their epoch only. */
+static inline bool wal_pos_before(const struct wal_pos *a, const struct wal_pos *b) {
+  return a->lsn < b->lsn || (a->lsn == b->lsn && a->epoch < b->epoch);
+}
 /* The chain hash at LSN 0 of a cluster: XXH3-128("dabbawal genesis 1" || cluster id). */
 struct wal_pos wal_genesis(const struct hash128 *cluster_id);
 

@@ -417,7 +417,9 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
     return dw_fail(DW_CORRUPT, "%s: no segment is here, but the store holds LSN %llu: the log is gone", w->dir,
                    (unsigned long long)reach->lsn);
   }
-  if (w->count == 0 && reach->lsn == w->opt.base.lsn && !hash128_eq(&reach->chain, &w->opt.base.chain))
+  bool nothing_yet = reach->lsn == 0 && hash128_zero(&reach->chain); /* a new store's marker */
+  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn &&
+      !hash128_eq(&reach->chain, &w->opt.base.chain))
     return other_history(w);
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;

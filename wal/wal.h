@@ -110,7 +110,7 @@ bool wal_wants_prepare(struct wal *);
 int wal_prepare(struct wal *);
 
 /* Cuts the log back to boundary `pos` (a follower's unapplied tail). The cut bytes are zeroed, whole
- * segments deleted (never recycled), synced. DW_NOT_FOUND if pos is not a boundary here. Cursors beyond are
+ * segments deleted (never recycled), synced. DW_NOT_FOUND if pos, epoch included, is not a boundary here. Cursors beyond are
  * invalid: their next read returns DW_DIVERGED. */
 int wal_truncate(struct wal *, const struct wal_pos *);
 

@@ -362,6 +362,48 @@ START_TEST(a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anythin
 }
 END_TEST
 
+/* A block as it comes from a primary: an epoch record if `payload` is NULL. *pos moves behind it. */
+static void replica_append(struct wal_pos *pos, uint64_t epoch, const char *payload, size_t n) {
+  struct epoch_record r = {.epoch = epoch, .node_id = 1, .reason = EPOCH_OPENED, .start = *pos};
+  struct block_header like = {.kind = payload ? BLOCK_COMMITS : BLOCK_EPOCH,
+                              .need = {.mode = 1, .ack = 2, .durability = 1},
+                              .commit_count = payload ? 1 : 0,
+                              .epoch = epoch,
+                              .first_lsn = pos->lsn + 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&r, record);
+  ck_assert_int_eq(wal_block_create(&like, payload ? payload : (char *)record, payload ? n : sizeof record, 0, &b), DW_OK);
+  block_header_seal(&b->h, &pos->chain, b->bytes);
+  *pos = (struct wal_pos){block_last_lsn(&b->h), epoch, b->h.chain};
+  ck_assert_int_eq(engine_replica_append(e, &b, 1), DW_OK);
+  wal_block_unref(b);
+}
+
+/* It uses no LSN: the boundary before it has the LSN of the one behind it, which the store's marker names. */
+START_TEST(a_follower_does_not_cut_an_epoch_record_that_is_applied) {
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster), before;
+  struct engine_positions p;
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 1, NULL, 0);
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  before = pos;
+  replica_append(&pos, 2, NULL, 0);
+  replica_append(&pos, 2, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {}
+  engine_positions(e, &p);
+  ck_assert_uint_eq(p.applied.lsn, 1);
+  ck_assert_uint_eq(p.applied.epoch, 2);
+  ck_assert_int_eq(engine_replica_truncate(e, &before), DW_DIVERGED);
+  ck_assert_int_eq(engine_replica_truncate(e, &p.applied), DW_OK);
+}
+END_TEST
+
 START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
   open_engine();
   put("b", "2");
@@ -425,6 +467,7 @@ int main(void) {
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
+  tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);
