@@ -1,6 +1,7 @@
 /* Seeds of the conversations: a follower that streams, one that bootstraps, one that is refused, and the same from a
  * primary. Steps as fuzz_shipper.c and fuzz_receiver.c read them. */
 #include "fuzz/seeds.h"
+#include "replication/checkpoint_manifest.h"
 
 struct row {
   const char *name, *steps;
@@ -39,11 +40,46 @@ static const struct row receiver_rows[] = {
     STEPS("refused", "\001\000\000\012\012\003\377\377\003\377\377"),
 };
 
+/* 128: begin with a manifest (files - 1, sizes); 1 how n n: a chunk; 3 how: end of file; 4: reopen; 5: finish. */
+static const struct row checkpoint_rows[] = {
+    STEPS("one-file", "\000\200\000\012\001\000\011\000\003\000\005"),
+    STEPS("three-files", "\000\200\002\012\000\003\001\000\011\000\003\000\003\000\001\000\377\000\003\000\005"),
+    STEPS("resumed", "\000\200\001\012\014\001\000\011\000\003\000\001\000\004\000\004\000\001\000\377\000\003\000\005"),
+    STEPS("wrong-hash", "\000\200\000\012\001\000\011\000\003\002\000\001\000\011\000\003\000\005"),
+    STEPS("crashed", "\000\200\000\012\001\000\004\000\006\000\002\000\000\001\000\377\000\003\000\005"),
+    STEPS("another", "\000\200\100\012\001\000\004\000\200\000\012\307"),
+};
+
+/* With a STATE that an earlier transfer left. */
+static void checkpoint_state(void) {
+  struct ckpt_manifest m = {.id = {{1, 0}}, .pos = {.lsn = 5}};
+  struct buf state = {0}, b = {0};
+  uint8_t head[16] = "DWINCMG\n", record[40] = {0};
+  CHECK(ckpt_manifest_add(&m, "CURRENT", 10) == DW_OK && ckpt_manifest_add(&m, "000001.sst", 20) == DW_OK);
+  CHECK(ckpt_manifest_encode(&state, &m) == DW_OK);
+  put_u32(head + 8, 1);
+  put_u32(head + 12, (uint32_t)state.len);
+  add_u8(&b, 1);
+  put_u16(record, (uint16_t)(16 + state.len + 8 + 32));
+  add(&b, record, 2);
+  add(&b, head, sizeof head);
+  add(&b, state.data, state.len);
+  put_u16(record, 0);
+  add(&b, record, 40); /* checksum, repaired; a record that is not valid */
+  add(&b, "\200\001\012\024\001\000\011\000\003\000", 10);
+  seed("checkpoint", "state", &b);
+  ckpt_manifest_free(&m);
+  buf_free(&state);
+  buf_free(&b);
+}
+
 static void rows(const char *target, const struct row *r, size_t n) {
   for (size_t i = 0; i < n; i++) seed_bytes(target, r[i].name, r[i].steps, r[i].n);
 }
 
 void seeds_talk(void) {
+  checkpoint_state();
+  rows("checkpoint", checkpoint_rows, sizeof checkpoint_rows / sizeof *checkpoint_rows);
   rows("shipper", shipper_rows, sizeof shipper_rows / sizeof *shipper_rows);
   rows("receiver", receiver_rows, sizeof receiver_rows / sizeof *receiver_rows);
 }
