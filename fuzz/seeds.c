@@ -229,8 +229,8 @@ static const char *const commands_rows[][2] = {
                 "COMMAND INFO get\r\nCOMMAND GETKEYS MSET a 1 b 2\r\nCONFIG GET max*\r\nRESET\r\nQUIT\r\n"},
     {"info", "INFO\r\nINFO replication\r\nROLE\r\nTIME\r\nDW.STATUS\r\nDW.CHECKSUM\r\nDW.LSN\r\n"},
     {"dw",
-     "DW.MODE ASYNC\r\nDW.MODE SEMISYNC 2 RECEIVED\r\nDW.MODE ASYNC DURABLE\r\nDW.READ EVENTUAL\r\nDW.READ BOUNDED "
-     "5\r\nDW.READ SESSION 3\r\nDW.READ STRONG WAIT 1\r\nDW.WAIT 1\r\nWAIT 0 1\r\nSET a 1\r\nGET a\r\n"},
+     "DW.MODE ASYNC\r\nDW.MODE SYNC 2 RECEIVED\r\nDW.MODE ASYNC DURABLE\r\nDW.READ EVENTUAL\r\nDW.READ BOUNDED "
+     "5\r\nDW.READ SESSION 3\r\nDW.READ STRONG WAIT 1\r\nDW.WAIT 1 1\r\nWAIT 0 1\r\nSET a 1\r\nGET a\r\n"},
     {"multibulk",
      "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n"},
 };
