@@ -239,6 +239,11 @@ START_TEST(probes_turn_to_503_and_say_why) {
   view.status.failed = 1;
   ck_assert_int_eq(get("GET", "/healthz"), 503);
   ck_assert_ptr_nonnull(strstr(body(), "failed: "));
+  snprintf(view.status.error, sizeof view.status.error, "%s", "peer said \x1b[2J\xff"); /* the page says it is UTF-8 text */
+  ck_assert_int_eq(get("GET", "/healthz"), 503);
+  ck_assert_str_eq(body(), "failed: peer said ?[2J?\n");
+  ck_assert_int_eq(get("GET", "/readyz"), 503);
+  ck_assert_str_eq(body(), "failed: peer said ?[2J?\n");
   collect_rc = DW_IO;
   ck_assert_int_eq(get("GET", "/status"), 500);
 }
