@@ -1,8 +1,8 @@
-/* Redis commands from a socket to the store: the real server and the real engine on a store and files in memory, one for
- * the life of the process. Each input is a connection of its own; keys are removed after it.
+/* Redis commands from a socket to the store: the real server and the real engine on a store and files in memory, one
+ * for the life of the process. Each input is a connection of its own; keys are removed after it.
  *
- * Checked: everything that comes back is well-formed RESP; each command gets exactly one reply, up to the one that ends the
- * connection, whatever was pipelined; the connection ends when its input does; what SET stored, GET on a second
+ * Checked: everything that comes back is well-formed RESP; each command gets exactly one reply, up to the one that ends
+ * the connection, whatever was pipelined; the connection ends when its input does; what SET stored, GET on a second
  * connection brings back.
  * Input: what the client sends. Commands that wait longer than a few ms by their own words are not sent. */
 #include <arpa/inet.h>
@@ -25,7 +25,9 @@ static dw_engine *engine;
 static struct resp_server *server;
 static struct mem_env *files;
 
-static void quiet(void *arg, dw_log_level level, const char *line) { (void)arg, (void)level, (void)line; }
+static void quiet(void *arg, dw_log_level level, const char *line) {
+  (void)arg, (void)level, (void)line;
+}
 
 static void stop(void) {
   resp_server_stop(server);
@@ -63,7 +65,7 @@ static bool slow(const struct resp_parser *p, const uint8_t *data) {
   static const char *const words[] = {"wait", "dw.wait", "dw.read", "dw.mode"};
   bool waits = false;
   for (size_t i = 0; i < 4; i++) waits |= is(p, data, 0, words[i]);
-  if (is(p, data, 0, "dw.wait") && p->argc < 3) return true;                         /* 10 s, unless told otherwise */
+  if (is(p, data, 0, "dw.wait") && p->argc < 3) return true; /* 10 s, unless told otherwise */
   if (is(p, data, 0, "dw.mode") && p->argc > 1 && is(p, data, 1, "semisync")) return true; /* half a second a write */
   for (size_t i = 1; waits && i < p->argc; i++) {
     size_t n, value = 0;
@@ -104,8 +106,8 @@ static bool expect(const uint8_t *data, size_t size, size_t *replies, bool *brow
 /* ---- the client ----------------------------------------------------------------------------------------- */
 
 static int dial(void) {
-  struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(resp_server_port(server)),
-                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in sa = {
+      .sin_family = AF_INET, .sin_port = htons(resp_server_port(server)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   struct linger hard = {1, 0};
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   CHECK(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);

@@ -1,11 +1,10 @@
 /* The follower's side of a conversation: the real receiver over a log in memory and a driver that obeys it; the primary
  * is the input. Frames get right headers and checksums, bodies are as good or as bad as the input makes them.
  *
- * Checked: every block handed to the engine continues the log; nothing that is applied is ever cut or replaced by an older
- * checkpoint; an ack never says more than is true; checkpoint files are written from front to back within the sizes
- * of the manifest and installed only when all are complete; storage is asked one question at a time; everything it sends
- * decodes.
- * Input: 1 byte of choices; steps: 1 byte says which, arguments follow. */
+ * Checked: every block handed to the engine continues the log; nothing that is applied is ever cut or replaced by an
+ * older checkpoint; an ack never says more than is true; checkpoint files are written from front to back within the
+ * sizes of the manifest and installed only when all are complete; storage is asked one question at a time; everything
+ * it sends decodes. Input: 1 byte of choices; steps: 1 byte says which, arguments follow. */
 #include "fuzz/fuzz.h"
 #include "tests/support/repl_sim.h"
 
@@ -288,15 +287,23 @@ static struct wal_pos some_pos(struct talk *t, struct feed *f) {
 
 static void put_welcome(struct talk *t, struct feed *f, struct buf *b, const struct msg_sender *me) {
   uint8_t how = feed_u8(f);
-  struct msg_welcome w = {.version = 1, .follows = (uint8_t)(1 + how % 3), .role = how >> 7, .heartbeat_ms = 500,
-                          .cluster_id = sim_id(how & 64 ? 8 : 7), .node_id = t->sender, .incarnation = sim_id(9),
-                          .epoch = me->epoch, .commit_lsn = feed_u8(f) % 32, .tail_lsn = t->history.end.lsn};
+  struct msg_welcome w = {.version = 1,
+                          .follows = (uint8_t)(1 + how % 3),
+                          .role = how >> 7,
+                          .heartbeat_ms = 500,
+                          .cluster_id = sim_id(how & 64 ? 8 : 7),
+                          .node_id = t->sender,
+                          .incarnation = sim_id(9),
+                          .epoch = me->epoch,
+                          .commit_lsn = feed_u8(f) % 32,
+                          .tail_lsn = t->history.end.lsn};
   if (w.follows != FOLLOWS_BOOTSTRAP) w.pos = some_pos(t, f);
   if (w.pos.lsn > w.tail_lsn) w.tail_lsn = w.pos.lsn;
   CHECK(msg_put_welcome(b, me, &w) == DW_OK);
 }
 
-/* Blocks [i, i + n) of the history; one byte of them changed, if asked, and all links and checksums made right again. */
+/* Blocks [i, i + n) of the history; one byte of them changed, if asked, and all links and checksums made right again.
+ */
 static void put_blocks(struct talk *t, struct feed *f, struct buf *b, const struct msg_sender *me) {
   uint8_t how = feed_u8(f);
   size_t from = feed_u8(f) % t->history.n, n = 1 + how % 4, bytes = 0;
@@ -382,9 +389,7 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   case 10:
     CHECK(msg_put_refuse(b, &me, &(struct msg_refuse){.code = (uint16_t)(1 + feed_u8(f) % 14), .text = "no"}) == DW_OK);
     break;
-  default:
-    body = feed_bytes(f, feed_u16(f) % 300, &n);
-    CHECK(msg_put(b, &me, how / 12, body, n) == DW_OK);
+  default: body = feed_bytes(f, feed_u16(f) % 300, &n); CHECK(msg_put(b, &me, how / 12, body, n) == DW_OK);
   }
 }
 
@@ -422,9 +427,12 @@ static void step(struct talk *t, struct feed *f) {
   case 2:
     if (!t->connected) break;
     frames(t, f);
-    carry(t, op % 10 == 2 ? 1 + feed_u8(f) : SIZE_MAX);
+    carry(t, op % 10 == 2 ? (size_t)1 + feed_u8(f) : SIZE_MAX);
     break;
-  case 3: t->now += (uint64_t)feed_u16(f) * SIM_MS; receiver_tick(t->r, t->now); break;
+  case 3:
+    t->now += (uint64_t)feed_u16(f) * SIM_MS;
+    receiver_tick(t->r, t->now);
+    break;
   case 4: t->hold = !t->hold; break;
   case 5:
   case 6:
@@ -451,8 +459,8 @@ static void fill(struct memlog *l, size_t blocks, bool diverge) {
   for (size_t i = 0; i < blocks; i++) {
     uint64_t epoch = 1 + i / 4;
     struct block_need need = i % 2 ? sim_received : i % 3 ? sim_applied : sim_async;
-    memlog_write(l, epoch, i % 4 ? 1 + (uint32_t)i % 3 : 0, i % 4 ? 20 + 60 * i : 64, need, i + (diverge && i > 4 ? 99 : 0),
-                 l->end.lsn / 2);
+    memlog_write(l, epoch, i % 4 ? 1 + (uint32_t)i % 3 : 0, i % 4 ? 20 + 60 * i : 64, need,
+                 i + (diverge && i > 4 ? 99 : 0), l->end.lsn / 2);
   }
 }
 
@@ -472,8 +480,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   t.hold = how & 128;
   frame_reader_init(&t.reader, UINT32_MAX);
-  struct receiver_config cfg = {.node_id = NODE, .incarnation = sim_id(2), .region = "eu", .heartbeat_ms = 500,
-                                .peer_timeout_ms = 5000, .seed = 1, .primary = "fuzz"};
+  struct receiver_config cfg = {.node_id = NODE,
+                                .incarnation = sim_id(2),
+                                .region = "eu",
+                                .heartbeat_ms = 500,
+                                .peer_timeout_ms = 5000,
+                                .seed = 1,
+                                .primary = "fuzz"};
   CHECK(receiver_create(&cfg, t.now, &t.r) == DW_OK);
   receiver_tick(t.r, t.now);
   drive(&t);

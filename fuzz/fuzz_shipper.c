@@ -1,10 +1,10 @@
 /* The primary's side of a conversation: the real shipper, position decision and ack table over a log in memory; the
  * follower is the input. Frames get right headers and checksums, bodies are as good or as bad as the input makes them.
  *
- * Checked: everything that is sent decodes; blocks start where WELCOME said and continue the log without a gap; marks are
- * never above what was sent on this connection and never fall; no more than the promised output piles up; a probe is
- * answered with what it asked; a checkpoint is sent exactly as wanted; after CLOSE nothing happens any more.
- * Input: 1 byte of choices; steps: 1 byte says which, arguments follow. */
+ * Checked: everything that is sent decodes; blocks start where WELCOME said and continue the log without a gap; marks
+ * are never above what was sent on this connection and never fall; no more than the promised output piles up; a probe
+ * is answered with what it asked; a checkpoint is sent exactly as wanted; after CLOSE nothing happens any more. Input:
+ * 1 byte of choices; steps: 1 byte says which, arguments follow. */
 #include "fuzz/fuzz.h"
 #include "tests/support/repl_sim.h"
 
@@ -22,7 +22,7 @@ struct talk {
   uint64_t now;
   size_t cursor; /* next block to read */
   size_t biggest;
-  bool hold, closed; /* hold: answers wait for a step */
+  bool hold, closed;       /* hold: answers wait for a step */
   struct ship_action open; /* the one that waits */
   bool is_open;
   struct ckpt_manifest manifest;
@@ -130,9 +130,14 @@ static void locate(struct talk *t) {
     dw_error_copy(d.text, sizeof d.text);
     rc = DW_OK;
   } else {
-    struct position_log log = {.find = memlog_find, .at_most = memlog_at_most, .ctx = &t->log,
-                               .oldest = memlog_bound(&t->log, t->log.first), .tail = t->log.end, .epochs = t->epochs,
-                               .epoch_count = t->epoch_count, .cluster_id = t->log.cluster};
+    struct position_log log = {.find = memlog_find,
+                               .at_most = memlog_at_most,
+                               .ctx = &t->log,
+                               .oldest = memlog_bound(&t->log, t->log.first),
+                               .tail = t->log.end,
+                               .epochs = t->epochs,
+                               .epoch_count = t->epoch_count,
+                               .cluster_id = t->log.cluster};
     rc = position_decide(&log, h, &d);
     quorum_located(&t->quorum, t, &d);
     if (rc == DW_OK && d.kind == POSITION_STREAM) CHECK(memlog_index(&t->log, &d.pos, &t->cursor) == DW_OK);
@@ -244,8 +249,13 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   uint64_t x = feed_u16(f);
   switch (how % 10) {
   case 0: {
-    struct msg_hello h = {.version_min = 1, .version_max = 1, .role = how & 128 ? DW_PRIMARY : DW_FOLLOWER,
-                          .heartbeat_ms = 500, .node_id = t->node_id, .incarnation = sim_id(9), .region = "eu"};
+    struct msg_hello h = {.version_min = 1,
+                          .version_max = 1,
+                          .role = how & 128 ? DW_PRIMARY : DW_FOLLOWER,
+                          .heartbeat_ms = 500,
+                          .node_id = t->node_id,
+                          .incarnation = sim_id(9),
+                          .region = "eu"};
     if (!(how & 64)) h.cluster_id = sim_id(7);
     h.tail = some_pos(t, f);
     h.applied = some_pos(t, f);
@@ -263,12 +273,14 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
     break;
   case 5: CHECK(msg_put_ckpt_ack(b, &me, &(struct msg_ckpt_ack){x}) == DW_OK); break;
   case 6: CHECK(msg_put_ckpt_installed(b, &me, &id) == DW_OK); break;
-  case 7: CHECK(msg_put_refuse(b, &me, &(struct msg_refuse){.code = (uint16_t)(1 + x % 14), .text = "no"}) == DW_OK); break;
+  case 7:
+    CHECK(msg_put_refuse(b, &me, &(struct msg_refuse){.code = (uint16_t)(1 + x % 14), .text = "no"}) == DW_OK);
+    break;
   default: { /* a body of the input's own */
     size_t n;
     const uint8_t *body = feed_bytes(f, x % 300, &n);
     if (how & 128) me.version = 0;
-    CHECK(msg_put(b, &me, (how >> 4) % 8 + (how % 10 == 9 ? 8 : 0), body, n) == DW_OK);
+    CHECK(msg_put(b, &me, (how >> 4) % 8u + (how % 10 == 9 ? 8u : 0u), body, n) == DW_OK);
   }
   }
 }
@@ -281,7 +293,7 @@ static void frames(struct talk *t, struct feed *f) {
     b.data[feed_u16(f) % b.len] ^= (uint8_t)(1u << (how & 7u));
     if (how & 128) repair_frames(b.data, b.len);
   }
-  size_t piece = how & 32 ? 1 + feed_u8(f) : b.len;
+  size_t piece = how & 32 ? (size_t)1 + feed_u8(f) : b.len;
   for (size_t at = 0; at < b.len; at += piece) {
     uint8_t *copy = exact_copy(b.data + at, b.len - at < piece ? b.len - at : piece);
     shipper_input(t->ship, copy, b.len - at < piece ? b.len - at : piece, t->now);
@@ -300,7 +312,10 @@ static void step(struct talk *t, struct feed *f) {
   case 1:
   case 2: frames(t, f); break;
   case 3: drain(t, 1 + (size_t)feed_u16(f)); break;
-  case 4: t->now += (uint64_t)feed_u16(f) * SIM_MS; shipper_tick(t->ship, t->now); break;
+  case 4:
+    t->now += (uint64_t)feed_u16(f) * SIM_MS;
+    shipper_tick(t->ship, t->now);
+    break;
   case 5: /* the log grows */
     if (t->log.n > 60) break;
     memlog_write(&t->log, 3, 1 + feed_u8(f) % 4, feed_u16(f), sim_durable, op, t->commit);
@@ -323,7 +338,10 @@ static void step(struct talk *t, struct feed *f) {
     if (feed_u8(f) == 1) shipper_eof(t->ship, "fuzz", t->now);
     if (op & 128) shipper_shut(t->ship, DW_CLOSED, "fuzz", t->now);
     break;
-  case 11: t->node_id = 2 + feed_u8(f) % 2; t->epoch = feed_u8(f) % 5; break;
+  case 11:
+    t->node_id = 2 + feed_u8(f) % 2;
+    t->epoch = feed_u8(f) % 5;
+    break;
   }
   drive(t);
   CHECK(shipper_next_tick(t->ship) > 0);
@@ -351,8 +369,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   t.hold = how & 2;
   quorum_init(&t.quorum);
   frame_reader_init(&t.reader, UINT32_MAX);
-  struct shipper_config cfg = {.node_id = NODE, .cluster_id = sim_id(7), .incarnation = sim_id(8), .role = DW_PRIMARY,
-                               .heartbeat_ms = 500, .peer_timeout_ms = 5000, .max_output_bytes = OUTPUT_MAX, .peer = "fuzz"};
+  struct shipper_config cfg = {.node_id = NODE,
+                               .cluster_id = sim_id(7),
+                               .incarnation = sim_id(8),
+                               .role = DW_PRIMARY,
+                               .heartbeat_ms = 500,
+                               .peer_timeout_ms = 5000,
+                               .max_output_bytes = OUTPUT_MAX,
+                               .peer = "fuzz"};
   CHECK(shipper_create(&cfg, &t.log.end, t.commit, t.now, &t.ship) == DW_OK);
   for (unsigned i = 0; feed_left(&f) && !t.closed && i < 200; i++) step(&t, &f);
   drain(&t, SIZE_MAX);

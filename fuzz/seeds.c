@@ -228,9 +228,8 @@ static const char *const commands_rows[][2] = {
                 "CLIENT GETNAME\r\nCLIENT ID\r\nCLIENT INFO\r\nCLIENT LIST\r\nCOMMAND COUNT\r\nCOMMAND DOCS get\r\n"
                 "COMMAND INFO get\r\nCOMMAND GETKEYS MSET a 1 b 2\r\nCONFIG GET max*\r\nRESET\r\nQUIT\r\n"},
     {"info", "INFO\r\nINFO replication\r\nROLE\r\nTIME\r\nDW.STATUS\r\nDW.CHECKSUM\r\nDW.LSN\r\n"},
-    {"dw",
-     "DW.MODE ASYNC\r\nDW.MODE SYNC 2 RECEIVED\r\nDW.MODE ASYNC DURABLE\r\nDW.READ EVENTUAL\r\nDW.READ BOUNDED "
-     "5\r\nDW.READ SESSION 3\r\nDW.READ STRONG WAIT 1\r\nDW.WAIT 1 1\r\nWAIT 0 1\r\nSET a 1\r\nGET a\r\n"},
+    {"dw", "DW.MODE ASYNC\r\nDW.MODE SYNC 2 RECEIVED\r\nDW.MODE ASYNC DURABLE\r\nDW.READ EVENTUAL\r\nDW.READ BOUNDED "
+           "5\r\nDW.READ SESSION 3\r\nDW.READ STRONG WAIT 1\r\nDW.WAIT 1 1\r\nWAIT 0 1\r\nSET a 1\r\nGET a\r\n"},
     {"multibulk",
      "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n"},
 };
@@ -249,6 +248,35 @@ static const char *const config_rows[][2] = {
     {"help", "0--help\n"},
 };
 
+/* A request, then the status as fuzz_http.c reads it. */
+static void http(void) {
+  static const char *const paths[] = {"/", "/status", "/metrics", "/healthz", "/readyz", "/nosuch"};
+  static const char status[] = "\x60\x04\x02"
+                               "eu\x0b"
+                               "127.0.0.1:1\x03"
+                               "bad"
+                               "\x01\0\0\0\0\0\0\0\x02\0\xff\xff\xff\xff\xff\xff\xff\xff\x09\0\0\0\0\0\0\0\x01"
+                               "\x02\"\\\x03"
+                               "a:1\x02\0\0\0\0\0\0\0\x04\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0";
+  for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+    for (unsigned role = 0; role < 2; role++) {
+      struct buf b = {0};
+      char name[32];
+      add_u8(&b, (uint8_t)(2 * role));
+      add_text(&b, paths[i]);
+      add_u8(&b, '\n');
+      add_u8(&b, (uint8_t)(status[0] | (char)role));
+      add(&b, status + 1, sizeof status - 2);
+      snprintf(name, sizeof name, "%u-%s", role, paths[i][1] ? paths[i] + 1 : "index");
+      seed("http", name, &b);
+      buf_free(&b);
+    }
+  static const char json[] =
+      "\1{\"role\":\"primary\",\"node_id\":\"1\",\"region\":\"eu\",\"followers\":[{\"node_id\":\"2\","
+      "\"state\":\"streaming\",\"lag_ms\":5,\"staleness_ms\":null}],\"mode\":\"sync\",\"error\":\"x\"}";
+  seed_bytes("http", "json", json, sizeof json - 1);
+}
+
 static void text(void) {
   texts("resp", resp_rows, sizeof resp_rows / sizeof *resp_rows);
   texts("commands", commands_rows, sizeof commands_rows / sizeof *commands_rows);
@@ -266,6 +294,7 @@ int main(int argc, char **argv) {
   manifests();
   messages();
   text();
+  http();
   seeds_log();
   seeds_talk();
   return 0;

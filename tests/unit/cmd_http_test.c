@@ -236,7 +236,8 @@ START_TEST(a_status_table_carries_no_control_characters_to_the_terminal) {
   char *shown = NULL;
   size_t n = 0;
   FILE *f = open_memstream(&shown, &n);
-  cJSON *o = cJSON_Parse("{\"role\":\"\\u001b[2Jprimary\",\"error\":\"a\\nb\",\"followers\":[{\"region\":\"\\u0007\"}]}");
+  cJSON *o =
+      cJSON_Parse("{\"role\":\"\\u001b[2Jprimary\",\"error\":\"a\\nb\",\"followers\":[{\"region\":\"\\u0007\"}]}");
   ck_assert_ptr_nonnull(o);
   status_table(f, o);
   fclose(f);
@@ -257,7 +258,8 @@ START_TEST(probes_turn_to_503_and_say_why) {
   view.status.failed = 1;
   ck_assert_int_eq(get("GET", "/healthz"), 503);
   ck_assert_ptr_nonnull(strstr(body(), "failed: "));
-  snprintf(view.status.error, sizeof view.status.error, "%s", "peer said \x1b[2J\xff"); /* the page says it is UTF-8 text */
+  snprintf(view.status.error, sizeof view.status.error, "%s",
+           "peer said \x1b[2J\xff"); /* the page says it is UTF-8 text */
   ck_assert_int_eq(get("GET", "/healthz"), 503);
   ck_assert_str_eq(body(), "failed: peer said ?[2J?\n");
   ck_assert_int_eq(get("GET", "/readyz"), 503);

@@ -15,7 +15,9 @@ static dw_options options;
 static struct engine_config config;
 static dw_engine *e;
 
-static void quiet(void *arg, dw_log_level level, const char *line) { (void)arg, (void)level, (void)line; }
+static void quiet(void *arg, dw_log_level level, const char *line) {
+  (void)arg, (void)level, (void)line;
+}
 
 static void setup(void) {
   snprintf(dir, sizeof dir, "%s/dw-engine-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
@@ -373,7 +375,8 @@ static void replica_append(struct wal_pos *pos, uint64_t epoch, const char *payl
   uint8_t record[WAL_EPOCH_RECORD_BYTES];
   struct wal_block *b;
   epoch_record_encode(&r, record);
-  ck_assert_int_eq(wal_block_create(&like, payload ? payload : (char *)record, payload ? n : sizeof record, 0, &b), DW_OK);
+  ck_assert_int_eq(wal_block_create(&like, payload ? payload : (char *)record, payload ? n : sizeof record, 0, &b),
+                   DW_OK);
   block_header_seal(&b->h, &pos->chain, b->bytes);
   *pos = (struct wal_pos){block_last_lsn(&b->h), epoch, b->h.chain};
   ck_assert_int_eq(engine_replica_append(e, &b, 1), DW_OK);
@@ -395,7 +398,8 @@ START_TEST(a_follower_does_not_cut_an_epoch_record_that_is_applied) {
   replica_append(&pos, 2, NULL, 0);
   replica_append(&pos, 2, "\0\1\5\1\2\1k\0", 8);
   engine_replica_commit(e, 1);
-  while (engine_step(e)) {}
+  while (engine_step(e)) {
+  }
   engine_positions(e, &p);
   ck_assert_uint_eq(p.applied.lsn, 1);
   ck_assert_uint_eq(p.applied.epoch, 2);
