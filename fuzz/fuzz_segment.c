@@ -39,6 +39,7 @@ static void check_again(const struct frame_scan *s, enum frame_kind kind, const 
                         const uint8_t *p) {
   uint8_t out[WAL_BLOCK_HEADER_BYTES];
   if (kind == FRAME_MARK) {
+    CHECK(s->mark.lsn == before->lsn && hash128_eq(&s->mark.chain, &before->chain) && s->mark.salt == s->salt);
     mark_encode(&s->mark, out);
     CHECK(memcmp(out, p, WAL_MARK_BYTES) == 0);
     return;
