@@ -408,6 +408,32 @@ START_TEST(a_follower_does_not_cut_an_epoch_record_that_is_applied) {
 }
 END_TEST
 
+/* The epoch that a manifest names becomes the log's; the store that came with it knows better. */
+START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster);
+  char incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 3, NULL, 0);
+  replica_append(&pos, 3, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  ck_assert_uint_eq(copy.pos.epoch, 3);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+  copy.pos.epoch = 9;
+  ck_assert_int_eq(engine_install(e, &cluster, &copy.pos), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "epoch"));
+}
+END_TEST
+
 START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
   open_engine();
   put("b", "2");
@@ -472,6 +498,7 @@ int main(void) {
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
+  tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);
