@@ -9,6 +9,7 @@
 
 #include "tests/support/check_main.h"
 #include "engine/engine.h"
+#include "engine/identity.h"
 
 static char dir[256];
 static dw_options options;
@@ -434,6 +435,20 @@ START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) 
 }
 END_TEST
 
+START_TEST(a_node_file_with_reserved_bytes_set_is_not_valid) {
+  struct node_file n = {.incarnation = {{1}}, .node_id = 2, .generation = 1}, again;
+  uint8_t bytes[NODE_FILE_BYTES];
+  for (size_t at = 0; at < NODE_FILE_BYTES - 8; at++) {
+    node_file_encode(&n, bytes);
+    ck_assert_int_eq(node_file_decode(bytes, sizeof bytes, &again), DW_OK);
+    if ((at < 60 || at >= 64) && at < 72) continue;
+    bytes[at] = 1;
+    put_u64(bytes + NODE_FILE_BYTES - 8, hash64(bytes, NODE_FILE_BYTES - 8));
+    ck_assert_int_eq(node_file_decode(bytes, sizeof bytes, &again), DW_CORRUPT);
+  }
+}
+END_TEST
+
 START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
   open_engine();
   put("b", "2");
@@ -499,6 +514,7 @@ int main(void) {
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
+  tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);
