@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "engine/identity.h"
+#include "engine/store.h"
 #include "fuzz/seeds.h"
 #include "replication/checkpoint_manifest.h"
 #include "replication/message.h"
@@ -277,9 +279,41 @@ static void http(void) {
   seed_bytes("http", "json", json, sizeof json - 1);
 }
 
+static const char *const load_rows[][2] = {
+    /* first byte: format + 3 * (size of pieces - 1) */
+    {"deb822",
+     "0Package: a\nVersion: 1\nArchitecture: all\nDescription: x\n y\n\n# c\nPackage: b\nVersion:2\nArchitecture: b\n"},
+    {"deb822-bad", "3Package: a\nPackage: b\n\nnonsense\n\nPackage: \n\n \t\r\nVersion: 1\n"},
+    {"tsv", "1key\tvalue\na\\tb\tc\\n\\\\\n\nlast\t"},
+    {"tsv-bad", "4no tab\n\tno key\nk\tbad \\x\n\\"},
+    {"resp", "2*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\nDEL k\r\n\r\n*1\r\n$-1\r\n"},
+};
+
+static const char *const reply_rows[][2] = {
+    {"kinds", "\1+OK\r\n-ERR no\r\n:42\r\n$5\r\nhello\r\n$-1\r\n$0\r\n\r\n*-1\r\n*0\r\n"},
+    {"nested", "\2*2\r\n*2\r\n:1\r\n$1\r\nx\r\n*1\r\n+y\r\n+after\r\n"},
+    {"lies", "\3$536870912\r\nx"},
+    {"deep", "\4*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n"},
+};
+
+static void small_files(void) {
+  uint8_t bytes[1 + NODE_FILE_BYTES] = {0};
+  struct node_file n = {.cluster_id = {{1}}, .incarnation = {{2}}, .node_id = 3, .generation = 1, .created_wall_ns = 4};
+  node_file_encode(&n, bytes + 1);
+  seed_bytes("node", "node", bytes, sizeof bytes);
+  bytes[0] = 1;
+  store_marker_encode(&(struct wal_pos){.lsn = 9, .epoch = 2, .chain = {{3}}}, bytes + 1);
+  seed_bytes("node", "marker", bytes, 1 + STORE_MARKER_BYTES);
+  bytes[0] = 2;
+  segment_name((char *)bytes + 1, 17, 3);
+  seed_bytes("node", "name", bytes, 1 + strlen((char *)bytes + 1));
+}
+
 static void text(void) {
   texts("resp", resp_rows, sizeof resp_rows / sizeof *resp_rows);
   texts("commands", commands_rows, sizeof commands_rows / sizeof *commands_rows);
+  texts("load", load_rows, sizeof load_rows / sizeof *load_rows);
+  texts("reply", reply_rows, sizeof reply_rows / sizeof *reply_rows);
   texts("config", config_rows, sizeof config_rows / sizeof *config_rows);
 }
 
@@ -295,6 +329,7 @@ int main(int argc, char **argv) {
   messages();
   text();
   http();
+  small_files();
   seeds_log();
   seeds_talk();
   return 0;
