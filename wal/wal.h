@@ -128,8 +128,9 @@ struct wal_stat {
 };
 void wal_stat(struct wal *, struct wal_stat *);
 
-/* Opens a cursor at a boundary. DW_OK; DW_NOT_FOUND: pos.lsn is below the oldest held ("trimmed"); DW_DIVERGED:
- * within or beyond the log, but (lsn, chain) is not a boundary of it. pos.epoch is not compared. */
+/* Opens a cursor at a boundary. DW_OK; DW_NOT_FOUND: pos is before the oldest boundary held ("trimmed"); DW_DIVERGED:
+ * within or beyond the log, but (lsn, chain) is not a boundary of it. pos.epoch is not compared, but where an LSN alone
+ * can't tell whether it is trimmed. */
 int wal_cursor_open(struct wal *, const struct wal_pos *, struct wal_cursor **);
 /* Next block whose last LSN is <= limit (UINT64_MAX: no limit), verified (all rules), with a reference for the
  * caller. DW_NOT_FOUND: at the end, or the next one is beyond limit. DW_CORRUPT: file, offset, LSN. From the tail
