@@ -374,7 +374,8 @@ static int walk_log(struct wal *w, size_t first, struct wal_recovery *rec, struc
     if (rc == DW_OK) rc = walk_segment(w, s, &scan, walk);
     if (rc == DW_OK && i + 1 < w->count) {
       const struct segment_header *next = &w->segments[i + 1]->h;
-      if (scan.pos.lsn != next->first_lsn - 1 || !hash128_eq(&scan.pos.chain, &next->prev_chain))
+      if (scan.pos.lsn != next->first_lsn - 1 || scan.pos.epoch != next->epoch ||
+          !hash128_eq(&scan.pos.chain, &next->prev_chain))
         rc = refuse(s, &scan, "corrupt: a later segment exists, so this was synced");
     } else if (rc == DW_OK) {
       struct behind b;
