@@ -6,6 +6,7 @@
  * connection brings back.
  * Input: what the client sends. Commands that wait longer than a few ms by their own words are not sent. */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <strings.h>
@@ -72,13 +73,14 @@ static bool slow(const struct resp_parser *p, const uint8_t *data) {
     const uint8_t *arg = resp_arg_at(p, data, i, &n);
     for (size_t k = 0; k < n; k++)
       if (arg[k] >= '0' && arg[k] <= '9' && value < 1000) value = 10 * value + (size_t)(arg[k] - '0');
-    if (value > LONGEST_WAIT || (value == 0 && i == 2)) return true;
+    bool forever = value == 0 && i == 2 && (is(p, data, 0, "wait") || is(p, data, 0, "dw.wait"));
+    if (value > LONGEST_WAIT || forever) return true;
   }
   return false;
 }
 
 /* Replies that the bytes must bring, and how many bytes of them count. False: not to be sent. */
-static bool expect(const uint8_t *data, size_t size, size_t *replies, bool *browser) {
+static bool expect(const uint8_t *data, size_t size, size_t *replies, bool *cut) {
   struct resp_parser p;
   size_t from = 0, used = 0;
   const char *error;
@@ -91,10 +93,11 @@ static bool expect(const uint8_t *data, size_t size, size_t *replies, bool *brow
     from += used;
     if (p.argc == 0) continue;
     if (is(&p, at, 0, "POST") || is(&p, at, 0, "Host:")) {
-      over = *browser = true; /* closed at once; what was not sent yet is lost */
+      over = *cut = true; /* a browser: closed at once, what was not sent yet is lost */
       continue;
     }
     fine = !slow(&p, at);
+    *cut |= is(&p, at, 0, "wait") || is(&p, at, 0, "dw.read"); /* who leaves while it waits gets no more */
     ++*replies;
     over = is(&p, at, 0, "quit");
   }
@@ -123,14 +126,18 @@ static void talk(const uint8_t *data, size_t size, struct buf *in) {
   while (sent < size && !reset) {
     ssize_t n = send(fd, data + sent, size - sent, MSG_NOSIGNAL);
     if (n > 0) sent += (size_t)n;
-    reset = n <= 0; /* it may have ended the connection already */
+    reset = n <= 0 && errno != EINTR; /* it may have ended the connection already */
   }
   shutdown(fd, SHUT_WR);
   for (;;) {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    CHECK(poll(&p, 1, PATIENCE_MS) == 1);
+    int ready;
+    do ready = poll(&p, 1, PATIENCE_MS);
+    while (ready < 0 && errno == EINTR); /* libFuzzer's alarm */
+    CHECK(ready == 1);
     CHECK(buf_reserve(in, 65536) == DW_OK);
     ssize_t n = recv(fd, in->data + in->len, 65536, 0);
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     in->len += (size_t)n;
   }
@@ -200,8 +207,8 @@ static void check_and_clear(bool check) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!server) start();
   size_t want, got = 0;
-  bool browser = false;
-  if (size == 0 || !expect(data, size, &want, &browser)) return 0;
+  bool cut = false;
+  if (size == 0 || !expect(data, size, &want, &cut)) return 0;
   struct buf in = {0};
   talk(data, size, &in);
   for (size_t at = 0, n; at < in.len; at += n, got++) {
@@ -209,7 +216,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!n) show(&in, at);
     CHECK(n);
   }
-  if (browser && got < want) want = got;
+  if (cut && got < want) want = got;
   if (got != want) {
     fprintf(stderr, "%zu replies, %zu expected\n", got, want);
     show(&in, 0);

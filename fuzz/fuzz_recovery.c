@@ -211,6 +211,21 @@ static void check_append(struct wal *w, const struct wal_pos *end) {
   wal_block_unref(b);
 }
 
+/* The last boundary at or below any place is one; trimming keeps what it should. */
+static void check_boundaries(struct wal *w, const struct wal_stat *st, dw_lsn reach) {
+  struct wal_pos at, end;
+  struct wal_stat after;
+  dw_lsn middle = st->oldest.lsn + (st->end.lsn - st->oldest.lsn) / 2, oldest;
+  CHECK(wal_boundary_at_most(w, UINT64_MAX, st->end.lsn, &at) == DW_OK && same_pos(&at, &st->end));
+  CHECK(wal_boundary_at_most(w, UINT64_MAX, middle, &at) == DW_OK && at.lsn <= middle);
+  CHECK(read_from(w, &at, &end) == DW_NOT_FOUND && same_pos(&end, &st->end));
+  if (middle >= reach)
+    return; /* as the engine: nothing that the store has not persisted goes, epoch records included */
+  CHECK(wal_trim(w, middle, &oldest) == DW_OK);
+  wal_stat(w, &after);
+  CHECK(oldest == after.oldest.lsn + 1 && after.oldest.lsn >= st->oldest.lsn && after.oldest.lsn <= middle);
+}
+
 static void check_opened(struct damage *d, struct wal *w, const struct wal_recovery *rec, int seen,
                          const struct wal_inspect_report *before) {
   struct wal_stat st;
@@ -231,6 +246,7 @@ static void check_opened(struct damage *d, struct wal *w, const struct wal_recov
   /* inspect saw the same log, unless recovery began anew or dropped what a trim had left. */
   if (seen == DW_OK && rec->which != WAL_REC_STORE_AHEAD) CHECK(same_pos(&before->last, &rec->end));
   if (seen == DW_CORRUPT) CHECK(reach->lsn > 0);
+  if (sound) check_boundaries(w, &st, reach->lsn);
   check_append(w, &rec->end);
   CHECK(wal_close(w) == DW_OK);
   if (sound) {

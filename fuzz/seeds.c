@@ -234,6 +234,12 @@ static const char *const commands_rows[][2] = {
            "5\r\nDW.READ SESSION 3\r\nDW.READ STRONG WAIT 1\r\nDW.WAIT 1 1\r\nWAIT 0 1\r\nSET a 1\r\nGET a\r\n"},
     {"multibulk",
      "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n"},
+    {"odd",
+     "CLIENT REPLY ON\r\nCLIENT NO-EVICT ON\r\nCLIENT NO-TOUCH OFF\r\nCLIENT SETINFO LIB-NAME x\r\nCOMMAND\r\nCOMMAND "
+     "LIST\r\nCOMMAND DOCS\r\nCONFIG SET save x\r\nCONFIG RESETSTAT\r\nWATCH a\r\nUNWATCH\r\nINFO server\r\n"},
+    {"waits",
+     "SET a 1\r\nWAIT 1 2\r\nDW.WAIT 1 1\r\nDW.READ SESSION 5 WAIT 2\r\nGET a\r\nDW.READ BOUNDED 1 WAIT 1\r\nGET "
+     "a\r\nDW.MODE SYNC 1 APPLIED TIMEOUT 2\r\nSET a 2\r\nMULTI\r\nSET b 1\r\nEXEC\r\nDW.MODE DEFAULT\r\n"},
 };
 
 static const char *const config_rows[][2] = {
