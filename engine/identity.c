@@ -49,6 +49,9 @@ int node_file_decode(const uint8_t *in, size_t n, struct node_file *node) {
   if (n != NODE_FILE_BYTES || get_u32(in + 8) == 0 || get_u32(in + 12) != NODE_FILE_BYTES ||
       get_u64(in + 120) != hash64(in, 120))
     return dw_fail(DW_CORRUPT, "checksum mismatch");
+  bool reserved = get_u32(in + 60) != 0;
+  for (size_t i = 72; i < 120; i++) reserved |= in[i] != 0;
+  if (reserved) return dw_fail(DW_CORRUPT, "reserved bytes are set");
   memcpy(node->cluster_id.b, in + 16, 16);
   memcpy(node->incarnation.b, in + 32, 16);
   node->node_id = get_u64(in + 48);

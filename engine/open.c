@@ -203,9 +203,11 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
 static int open_log(dw_engine *e) {
   if (hash128_zero(&e->node.cluster_id)) return DW_OK; /* a follower that waits for its first primary */
   bool fresh = e->applied.lsn == 0 && hash128_zero(&e->applied.chain);
-  struct wal_pos base = fresh ? wal_genesis(&e->node.cluster_id) : e->applied;
+  /* A log is made at the genesis only, or by engine_install: one that is not there is not to be made anew where the
+   * store ends, as if nothing had followed. */
+  struct wal_pos genesis = wal_genesis(&e->node.cluster_id), reach = fresh ? genesis : e->applied;
   struct wal_recovery rec;
-  int rc = engine_open_wal(e, &e->node, &base, &base, &rec, &e->wal);
+  int rc = engine_open_wal(e, &e->node, &genesis, &reach, &rec, &e->wal);
   if (rc) return rc;
   rc = engine_replay(e, &rec);
   if (rc == DW_OK && e->opt.role == DW_PRIMARY)

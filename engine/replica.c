@@ -260,9 +260,11 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
   struct wal_pos marker;
   rc = e->sops->marker(store, true, &marker);
   if (rc) return rc;
-  if (marker.lsn != pos->lsn || !hash128_eq(&marker.chain, &pos->chain))
-    return dw_fail(DW_CORRUPT, "the received checkpoint stands at LSN %llu, announced was LSN %llu",
-                   (unsigned long long)marker.lsn, (unsigned long long)pos->lsn);
+  if (marker.lsn != pos->lsn || marker.epoch != pos->epoch || !hash128_eq(&marker.chain, &pos->chain))
+    return dw_fail(DW_CORRUPT,
+                   "the received checkpoint stands at LSN %llu, epoch %llu, announced was LSN %llu, epoch %llu",
+                   (unsigned long long)marker.lsn, (unsigned long long)marker.epoch, (unsigned long long)pos->lsn,
+                   (unsigned long long)pos->epoch);
   struct wal_recovery rec;
   return engine_open_wal(e, &in->node, pos, pos, &rec, &in->wal);
 }

@@ -16,7 +16,8 @@ dw_lsn retention_trim_lsn(const struct retention_in *in) {
   uint64_t kept_bytes = 0;
   for (size_t i = in->n; i-- > 0;) {
     const struct wal_segment_info *s = &in->segments[i];
-    if (s->last_lsn > needed || i + 1 == in->n) {
+    /* Equal: an epoch record, which uses no LSN, may stand at its end and be needed still. */
+    if (s->last_lsn >= needed || i + 1 == in->n) {
       kept_bytes += s->bytes;
       continue;
     }

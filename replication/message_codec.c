@@ -87,7 +87,9 @@ int msg_get_hello(const struct frame *f, struct msg_hello *m) {
   if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
   if (hash128_zero(&m->incarnation)) return bad(f, "no incarnation id");
   if (m->heartbeat_ms == 0 || m->heartbeat_ms > MSG_MAX_HEARTBEAT_MS) return bad(f, "heartbeat interval out of bounds");
-  if (m->region[MSG_REGION_BYTES - 1] != 0) return bad(f, "region is not terminated");
+  size_t region = strnlen(m->region, MSG_REGION_BYTES);
+  if (region == MSG_REGION_BYTES) return bad(f, "region is not terminated");
+  if (!all_zero(p + 168 + region, MSG_REGION_BYTES - region)) return bad(f, "bytes behind the end of the region");
   if (m->applied.lsn > m->tail.lsn || m->at.lsn > m->tail.lsn) return bad(f, "position beyond the log's own end");
   if (m->applied.epoch > m->tail.epoch || m->at.epoch > m->tail.epoch) return bad(f, "epoch beyond the log's own");
   if (hash128_zero(&m->cluster_id) && m->tail.lsn) return bad(f, "a log without a cluster id");

@@ -47,7 +47,7 @@ static int on_truncate(struct receiver *r, const struct msg_welcome *w) {
   if (!r->pos.has_cluster || w->pos.lsn > r->pos.tail.lsn)
     return dw_fail(DW_CORRUPT, "told to cut back to LSN %llu, this log ends at LSN %llu", (ull)w->pos.lsn,
                    (ull)r->pos.tail.lsn);
-  if (w->pos.lsn < r->pos.applied.lsn || w->pos.epoch < r->pos.applied.epoch) /* an epoch record uses no LSN */
+  if (wal_pos_before(&w->pos, &r->pos.applied)) /* an epoch record uses no LSN */
     return dw_fail(DW_DIVERGED, "told to cut back to LSN %llu of epoch %llu, but LSN %llu is applied here (epoch %llu)",
                    (ull)w->pos.lsn, (ull)w->pos.epoch, (ull)r->pos.applied.lsn, (ull)r->pos.applied.epoch);
   r->cut = w->pos;

@@ -147,6 +147,11 @@ int wal_block_raw(const struct wal_block *b, struct buf *scratch, const uint8_t 
     return DW_OK;
   }
   assert(b->h.raw_bytes <= WAL_MAX_RAW_BYTES); /* block_header_decode saw to it */
+  /* A frame made by ZSTD_compressCCtx says how much it holds. Compared first, so that a lie costs no memory. */
+  unsigned long long says = ZSTD_getFrameContentSize(stored, b->h.stored_bytes);
+  if (says != b->h.raw_bytes)
+    return dw_fail(DW_CORRUPT, "block of LSN %llu: its zstd frame does not hold the %u bytes announced",
+                   (unsigned long long)b->h.first_lsn, b->h.raw_bytes);
   scratch->len = 0;
   int rc = buf_reserve(scratch, b->h.raw_bytes);
   if (rc) return rc;

@@ -212,6 +212,10 @@ int wal_cursor_open(struct wal *w, const struct wal_pos *pos, struct wal_cursor 
     if (rc == DW_NOT_FOUND)
       rc = dw_fail(DW_DIVERGED, "LSN %llu is here, but with another chain hash", (unsigned long long)pos->lsn);
   }
+  /* The boundary before an epoch record has the LSN of the one behind it, where the log may begin. */
+  if (rc == DW_DIVERGED && pos->lsn == oldest.lsn && pos->epoch < oldest.epoch)
+    rc = dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is trimmed: the log starts in epoch %llu",
+                 (unsigned long long)pos->lsn, (unsigned long long)pos->epoch, (unsigned long long)oldest.epoch);
   if (rc) {
     wal_cursor_close(c);
     return rc;

@@ -62,7 +62,7 @@ void segment_header_encode(const struct segment_header *, uint8_t out[WAL_SEGMEN
 int segment_header_decode(const uint8_t in[WAL_SEGMENT_HEADER_BYTES], struct segment_header *); /* DW_CORRUPT, DW_UNSUPPORTED */
 
 /* "%020llu-%08llx.wal": sorts by first LSN, then by seq. */
-#define WAL_SEGMENT_NAME_BYTES 40
+#define WAL_SEGMENT_NAME_BYTES 48
 void segment_name(char out[WAL_SEGMENT_NAME_BYTES], dw_lsn first_lsn, uint64_t seq);
 bool segment_name_parse(const char *name, dw_lsn *first_lsn, uint64_t *seq);
 
@@ -123,6 +123,10 @@ struct wal_pos {
   uint64_t epoch;
   struct hash128 chain;
 };
+/* Order within one history. An epoch record uses no LSN, so the boundaries around it differ by their epoch only. */
+static inline bool wal_pos_before(const struct wal_pos *a, const struct wal_pos *b) {
+  return a->lsn < b->lsn || (a->lsn == b->lsn && a->epoch < b->epoch);
+}
 /* The chain hash at LSN 0 of a cluster: XXH3-128("dabbawal genesis 1" || cluster id). */
 struct wal_pos wal_genesis(const struct hash128 *cluster_id);
 

@@ -170,9 +170,11 @@ static int inspect_segment(struct inspection *in, const struct next_segment *her
   s.salt = h.salt;
   if (first)
     in->rep->first = in->rep->last = s.pos;
-  else if (s.pos.lsn != in->rep->last.lsn || !hash128_eq(&s.pos.chain, &in->rep->last.chain))
-    problem(in, "%s: starts behind LSN %llu, the segment before ends at LSN %llu", path, (unsigned long long)s.pos.lsn,
-            (unsigned long long)in->rep->last.lsn);
+  else if (s.pos.lsn != in->rep->last.lsn || s.pos.epoch != in->rep->last.epoch ||
+           !hash128_eq(&s.pos.chain, &in->rep->last.chain))
+    problem(in, "%s: starts behind LSN %llu, epoch %llu, the segment before ends at LSN %llu, epoch %llu", path,
+            (unsigned long long)s.pos.lsn, (unsigned long long)s.pos.epoch, (unsigned long long)in->rep->last.lsn,
+            (unsigned long long)in->rep->last.epoch);
   in->rep->segments++;
   if (in->how->on_segment) in->stop = in->how->on_segment(in->how->arg, path, &h) != 0;
   if (!in->stop && !in->rep->problem[0]) rc = walk_frames(in, &s, here);

@@ -5,13 +5,15 @@
  * frame stands, with LSN E due. Then:
  *
  *   case  what is found                                                       what is done
- *   A     no segment at all                                                   start at base
+ *   A     no segment at all, and the store holds nothing beyond the base      start at base
  *   B     nothing of ours behind P                                            go on at P
  *   C     a piece of block E at P, nothing valid behind it                    cut it, say how many bytes
  *   D     valid frames behind P, ANOTHER boot, E never known synced           cut from P: a power cut keeps any
  *                                                                             subset of unsynced sectors
  *   E     the store is ahead of the log's end, another boot                   start anew at the store's boundary
- *   X     E is known synced: a mark says so, or a later segment exists;       refuse, change nothing
+ *   X     no segment, but a store that holds more than the base: a log        refuse, change nothing
+ *         always has a segment, so it is gone;
+ *         E is known synced: a mark says so, or a later segment exists;
  *         or valid frames behind P in the SAME boot (the page cache has
  *         survived, so a completed write can't have vanished)
  *
@@ -444,7 +446,8 @@ static int walk_log(struct wal *w, size_t first, struct wal_recovery *rec, struc
     if (rc == DW_OK) rc = walk_segment(w, s, &scan, walk);
     if (rc == DW_OK && i + 1 < w->count) {
       const struct segment_header *next = &w->segments[i + 1]->h;
-      if (scan.pos.lsn != next->first_lsn - 1 || !hash128_eq(&scan.pos.chain, &next->prev_chain))
+      if (scan.pos.lsn != next->first_lsn - 1 || scan.pos.epoch != next->epoch ||
+          !hash128_eq(&scan.pos.chain, &next->prev_chain))
         rc = refuse(s, &scan, "corrupt: a later segment exists, so this was synced");
     } else if (rc == DW_OK) {
       struct behind b;
@@ -472,11 +475,25 @@ static void count_bytes(struct wal *w, size_t first) {
   }
 }
 
+static int other_history(const struct wal *w) {
+  return dw_fail(DW_DIVERGED, "%s: the store stands at LSN %llu of another history than this log", w->dir,
+                 (unsigned long long)w->opt.must_reach.lsn);
+}
+
 static int recover(struct wal *w, struct wal_recovery *rec) {
   int rc = load_segments(w);
   if (rc) return rc;
   check_spares(w);
   const struct wal_pos *reach = &w->opt.must_reach;
+  if (w->count == 0 && reach->lsn > w->opt.base.lsn) {
+    rec->which = WAL_REC_CORRUPT;
+    return dw_fail(DW_CORRUPT, "%s: no segment is here, but the store holds LSN %llu: the log is gone", w->dir,
+                   (unsigned long long)reach->lsn);
+  }
+  bool nothing_yet = reach->lsn == 0 && hash128_zero(&reach->chain); /* a new store's marker */
+  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn &&
+      !hash128_eq(&reach->chain, &w->opt.base.chain))
+    return other_history(w);
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;
     rc = start_fresh(w, &w->opt.base, 1);
@@ -498,8 +515,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
   if (store_ahead(w, &rec->end)) {
     rc = restart_at_store(w, rec);
   } else if (reach->lsn >= segment_start(&w->segments[0]->h).lsn && !walk.reached) {
-    return dw_fail(DW_DIVERGED, "%s: the store stands at LSN %llu of another history than this log", w->dir,
-                   (unsigned long long)reach->lsn);
+    return other_history(w);
   } else {
     report(w, last, rec);
     rc = settle_last(w, last, rec->torn_bytes);

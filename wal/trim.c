@@ -160,9 +160,13 @@ int wal_truncate(struct wal *w, const struct wal_pos *pos) {
   int rc = wal_cursor_open(w, pos, &c);
   if (rc) return rc == DW_DIVERGED ? dw_fail_prefix(DW_NOT_FOUND, "not a boundary of this log") : rc;
   struct segment *s;
-  uint64_t off;
+  uint64_t off, epoch = wal_cursor_pos(c).epoch;
   cursor_place(c, &s, &off);
   wal_cursor_close(c);
+  /* The chain hash vouches for the place, not for what the caller says of its epoch. */
+  if (epoch != pos->epoch)
+    return dw_fail(DW_NOT_FOUND, "not a boundary of this log: LSN %llu is of epoch %llu here, not %llu",
+                   (unsigned long long)pos->lsn, (unsigned long long)epoch, (unsigned long long)pos->epoch);
   if (s == last_segment(w) && off == s->end) return DW_OK;
 
   size_t n = strlen(w->dir) + 32;

@@ -61,7 +61,7 @@ struct wal_options {
 
 /* Which case recovery met; docs/wal-format.md has the table, log lines cite the letter. */
 enum wal_recovery_case {
-  WAL_REC_EMPTY = 'A',       /* no segment: started at base */
+  WAL_REC_EMPTY = 'A',       /* no segment, and must_reach is not beyond base: started at base */
   WAL_REC_CLEAN = 'B',       /* ended at a boundary, nothing behind it */
   WAL_REC_TORN = 'C',        /* incomplete block at the end, nothing valid behind it: cut */
   WAL_REC_TORN_POWER = 'D',  /* another boot: unsynced blocks with a hole; cut from the hole */
@@ -111,7 +111,7 @@ bool wal_wants_prepare(struct wal *);
 int wal_prepare(struct wal *);
 
 /* Cuts the log back to boundary `pos` (a follower's unapplied tail). The cut bytes are zeroed, whole
- * segments deleted (never recycled), synced. DW_NOT_FOUND if pos is not a boundary here. Cursors beyond are
+ * segments deleted (never recycled), synced. DW_NOT_FOUND if pos, epoch included, is not a boundary here. Cursors beyond are
  * invalid: their next read returns DW_DIVERGED. A failure before anything was cut leaves the log as it was; a later one
  * (DW_IO) stops it: the next open finds the old log, or a part of it that is not shorter than pos. */
 int wal_truncate(struct wal *, const struct wal_pos *);
@@ -130,8 +130,9 @@ struct wal_stat {
 };
 void wal_stat(struct wal *, struct wal_stat *);
 
-/* Opens a cursor at a boundary. DW_OK; DW_NOT_FOUND: pos.lsn is below the oldest held ("trimmed"); DW_DIVERGED:
- * within or beyond the log, but (lsn, chain) is not a boundary of it. pos.epoch is not compared. */
+/* Opens a cursor at a boundary. DW_OK; DW_NOT_FOUND: pos is before the oldest boundary held ("trimmed"); DW_DIVERGED:
+ * within or beyond the log, but (lsn, chain) is not a boundary of it. pos.epoch is not compared, but where an LSN alone
+ * can't tell whether it is trimmed. */
 int wal_cursor_open(struct wal *, const struct wal_pos *, struct wal_cursor **);
 /* Next block whose last LSN is <= limit (UINT64_MAX: no limit), verified (all rules), with a reference for the
  * caller. DW_NOT_FOUND: at the end, or the next one is beyond limit. DW_CORRUPT: file, offset, LSN. From the tail

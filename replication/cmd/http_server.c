@@ -13,6 +13,7 @@
 
 #include "replication/cmd/net.h"
 #include "replication/cmd/status_json.h"
+#include "replication/cmd/text.h"
 #include "wal/base/status.h"
 
 #define CONNECTIONS_MAX 256u
@@ -38,6 +39,13 @@ static int page_text(struct page *p, unsigned status, const char *text) {
   return rc ? rc : buf_append(&p->body, "\n", 1);
 }
 
+/* What a probe has to say; error texts in it may come from other nodes. */
+static int page_why(struct page *p, bool good, const char *why) {
+  char clean[512];
+  text_clean(clean, sizeof clean, why);
+  return page_text(p, good ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, clean);
+}
+
 /* ---- pages ------------------------------------------------------------------------------------- */
 
 static int page_metrics(const struct http_server *h, struct node_view *v, struct page *p) {
@@ -51,13 +59,13 @@ static int page_health(const struct http_server *h, struct node_view *v, struct 
   (void)h;
   char why[512];
   bool good = node_healthy(&v->status, why, sizeof why);
-  return page_text(p, good ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, why);
+  return page_why(p, good, why);
 }
 
 static int page_ready(const struct http_server *h, struct node_view *v, struct page *p) {
   char why[512];
   bool good = node_ready(&v->status, h->opt.max_staleness_ms, why, sizeof why);
-  return page_text(p, good ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, why);
+  return page_why(p, good, why);
 }
 
 static int page_status(const struct http_server *h, struct node_view *v, struct page *p) {

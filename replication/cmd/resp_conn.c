@@ -222,8 +222,8 @@ static enum handled run_one(struct conn *c, const uint8_t *data) {
 /* Makes the parser hold the next command. False: there is none, or none that may run. */
 static bool next_command(struct conn *c) {
   if (c->parsed) return true;
-  enum resp_result r = RESP_ERROR;
-  if (!c->parse_error)
+  enum resp_result r = c->parse_error ? RESP_ERROR : RESP_MORE;
+  if (r == RESP_MORE && c->in.len > c->in_used) /* an idle connection has no buffer to point into */
     r = resp_parse(&c->parser, c->in.data + c->in_used, c->in.len - c->in_used, &c->parsed_bytes, &c->parse_error);
   if (r == RESP_COMMAND) {
     c->parsed = true;

@@ -16,7 +16,9 @@
 
 static const char *text_of(const cJSON *o, const char *name) {
   const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
-  return cJSON_IsString(v) ? v->valuestring : "?";
+  if (!cJSON_IsString(v)) return "?";
+  text_printable(v->valuestring); /* it goes to a terminal */
+  return v->valuestring;
 }
 
 static const char *number_of(const cJSON *o, const char *name, char out[32]) {

@@ -70,7 +70,8 @@ int memlog_index(const struct memlog *l, const struct wal_pos *p, size_t *at) {
       return DW_OK;
     }
   }
-  return p->lsn < memlog_bound(l, l->first).lsn ? DW_NOT_FOUND : DW_DIVERGED;
+  struct wal_pos oldest = memlog_bound(l, l->first);
+  return wal_pos_before(p, &oldest) ? DW_NOT_FOUND : DW_DIVERGED;
 }
 
 int memlog_find(void *ctx, const struct wal_pos *p) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "replication/cmd/http_server.h"
+#include "replication/cmd/status_table.h"
 #include "replication/cmd/net.h"
 #include "replication/cmd/status_json.h"
 #include "tests/support/check_main.h"
@@ -230,6 +231,24 @@ START_TEST(each_page_is_served_with_its_type) {
 }
 END_TEST
 
+/* `dabbawal status` shows what a server that somebody was pointed to answers. */
+START_TEST(a_status_table_carries_no_control_characters_to_the_terminal) {
+  char *shown = NULL;
+  size_t n = 0;
+  FILE *f = open_memstream(&shown, &n);
+  cJSON *o =
+      cJSON_Parse("{\"role\":\"\\u001b[2Jprimary\",\"error\":\"a\\nb\",\"followers\":[{\"region\":\"\\u0007\"}]}");
+  ck_assert_ptr_nonnull(o);
+  status_table(f, o);
+  fclose(f);
+  ck_assert_ptr_nonnull(strstr(shown, "?[2Jprimary"));
+  ck_assert_ptr_nonnull(strstr(shown, "a?b\n"));
+  for (size_t i = 0; i < n; i++) ck_assert(shown[i] == '\n' || (unsigned char)shown[i] >= 0x20);
+  cJSON_Delete(o);
+  free(shown);
+}
+END_TEST
+
 START_TEST(probes_turn_to_503_and_say_why) {
   view.status.role = DW_FOLLOWER;
   view.status.staleness_ms = 101;
@@ -239,6 +258,12 @@ START_TEST(probes_turn_to_503_and_say_why) {
   view.status.failed = 1;
   ck_assert_int_eq(get("GET", "/healthz"), 503);
   ck_assert_ptr_nonnull(strstr(body(), "failed: "));
+  snprintf(view.status.error, sizeof view.status.error, "%s",
+           "peer said \x1b[2J\xff"); /* the page says it is UTF-8 text */
+  ck_assert_int_eq(get("GET", "/healthz"), 503);
+  ck_assert_str_eq(body(), "failed: peer said ?[2J?\n");
+  ck_assert_int_eq(get("GET", "/readyz"), 503);
+  ck_assert_str_eq(body(), "failed: peer said ?[2J?\n");
   collect_rc = DW_IO;
   ck_assert_int_eq(get("GET", "/status"), 500);
 }
@@ -309,6 +334,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_set_timeout(t, 30);
   tcase_add_test(t, each_page_is_served_with_its_type);
+  tcase_add_test(t, a_status_table_carries_no_control_characters_to_the_terminal);
   tcase_add_test(t, probes_turn_to_503_and_say_why);
   tcase_add_test(t, other_paths_and_methods_are_refused);
   tcase_add_test(t, garbage_harms_neither_the_server_nor_others);

@@ -9,13 +9,16 @@
 
 #include "tests/support/check_main.h"
 #include "engine/engine.h"
+#include "engine/identity.h"
 
 static char dir[256];
 static dw_options options;
 static struct engine_config config;
 static dw_engine *e;
 
-static void quiet(void *arg, dw_log_level level, const char *line) { (void)arg, (void)level, (void)line; }
+static void quiet(void *arg, dw_log_level level, const char *line) {
+  (void)arg, (void)level, (void)line;
+}
 
 static void setup(void) {
   snprintf(dir, sizeof dir, "%s/dw-engine-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
@@ -369,6 +372,107 @@ START_TEST(a_foreign_directory_is_refused_and_left_alone) {
 }
 END_TEST
 
+/* Whatever stood in the log beyond the store was acknowledged, and nobody else can tell what it was. */
+START_TEST(a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything) {
+  struct engine_checkpoint copy;
+  char wal[300];
+  open_engine();
+  put("a", "1");
+  ck_assert_int_eq(engine_checkpoint_create(e, "flushes", &copy), DW_OK);
+  put("b", "2"); /* in the log only */
+  close_engine();
+  snprintf(wal, sizeof wal, "%s/wal-000001", dir);
+  ck_assert_int_eq(env_remove_tree(env_posix(), wal), DW_OK);
+  ck_assert_int_eq(engine_open(dir, &options, &config, &e), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), wal));
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "the log is gone"));
+}
+END_TEST
+
+/* A block as it comes from a primary: an epoch record if `payload` is NULL. *pos moves behind it. */
+static void replica_append(struct wal_pos *pos, uint64_t epoch, const char *payload, size_t n) {
+  struct epoch_record r = {.epoch = epoch, .node_id = 1, .reason = EPOCH_OPENED, .start = *pos};
+  struct block_header like = {.kind = payload ? BLOCK_COMMITS : BLOCK_EPOCH,
+                              .need = {.mode = 1, .ack = 2, .durability = 1},
+                              .commit_count = payload ? 1 : 0,
+                              .epoch = epoch,
+                              .first_lsn = pos->lsn + 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&r, record);
+  ck_assert_int_eq(wal_block_create(&like, payload ? payload : (char *)record, payload ? n : sizeof record, 0, &b),
+                   DW_OK);
+  block_header_seal(&b->h, &pos->chain, b->bytes);
+  *pos = (struct wal_pos){block_last_lsn(&b->h), epoch, b->h.chain};
+  ck_assert_int_eq(engine_replica_append(e, &b, 1), DW_OK);
+  wal_block_unref(b);
+}
+
+/* It uses no LSN: the boundary before it has the LSN of the one behind it, which the store's marker names. */
+START_TEST(a_follower_does_not_cut_an_epoch_record_that_is_applied) {
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster), before;
+  struct engine_positions p;
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 1, NULL, 0);
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  before = pos;
+  replica_append(&pos, 2, NULL, 0);
+  replica_append(&pos, 2, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  engine_positions(e, &p);
+  ck_assert_uint_eq(p.applied.lsn, 1);
+  ck_assert_uint_eq(p.applied.epoch, 2);
+  ck_assert_int_eq(engine_replica_truncate(e, &before), DW_DIVERGED);
+  ck_assert_int_eq(engine_replica_truncate(e, &p.applied), DW_OK);
+}
+END_TEST
+
+/* The epoch that a manifest names becomes the log's; the store that came with it knows better. */
+START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster);
+  char incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 3, NULL, 0);
+  replica_append(&pos, 3, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  ck_assert_uint_eq(copy.pos.epoch, 3);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+  copy.pos.epoch = 9;
+  ck_assert_int_eq(engine_install(e, &cluster, &copy.pos), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "epoch"));
+}
+END_TEST
+
+START_TEST(a_node_file_with_reserved_bytes_set_is_not_valid) {
+  struct node_file n = {.incarnation = {{1}}, .node_id = 2, .generation = 1}, again;
+  uint8_t bytes[NODE_FILE_BYTES];
+  for (size_t at = 0; at < NODE_FILE_BYTES - 8; at++) {
+    node_file_encode(&n, bytes);
+    ck_assert_int_eq(node_file_decode(bytes, sizeof bytes, &again), DW_OK);
+    if ((at < 60 || at >= 64) && at < 72) continue;
+    bytes[at] = 1;
+    put_u64(bytes + NODE_FILE_BYTES - 8, hash64(bytes, NODE_FILE_BYTES - 8));
+    ck_assert_int_eq(node_file_decode(bytes, sizeof bytes, &again), DW_CORRUPT);
+  }
+}
+END_TEST
+
 START_TEST(an_iterator_sees_one_point_and_only_users_keys) {
   open_engine();
   put("b", "2");
@@ -432,6 +536,10 @@ int main(void) {
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
+  tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
+  tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
+  tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
+  tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   suite_add_tcase(s, t);

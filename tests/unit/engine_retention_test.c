@@ -57,8 +57,20 @@ END_TEST
 START_TEST(an_absent_follower_can_not_hold_what_exceeds_the_bytes_but_a_connected_one_can) {
   in.keep_for_absent = true;
   in.retain_bytes = 0;
-  in.pinned = 10;
+  in.pinned = 11;
   ck_assert_uint_eq(retention_trim_lsn(&in), 10);
+}
+END_TEST
+
+/* An epoch record uses no LSN: behind LSN 50 one may stand in that segment which is not persisted, or not sent, yet. */
+START_TEST(the_segment_that_ends_exactly_where_something_is_needed_stays) {
+  in.persisted = 50;
+  ck_assert_uint_eq(retention_trim_lsn(&in), 40);
+  in.persisted = 60;
+  in.pinned = 30;
+  ck_assert_uint_eq(retention_trim_lsn(&in), 20);
+  in.pinned = 0;
+  ck_assert_uint_eq(retention_trim_lsn(&in), 0);
 }
 END_TEST
 
@@ -72,6 +84,7 @@ int main(void) {
   tcase_add_test(t, for_absent_followers_the_newest_bytes_are_kept_and_not_more);
   tcase_add_test(t, for_absent_followers_old_segments_go_by_age);
   tcase_add_test(t, an_absent_follower_can_not_hold_what_exceeds_the_bytes_but_a_connected_one_can);
+  tcase_add_test(t, the_segment_that_ends_exactly_where_something_is_needed_stays);
   suite_add_tcase(s, t);
   return check_main(s);
 }

@@ -663,6 +663,22 @@ START_TEST(a_commit_lsn_beyond_our_log_is_not_passed_on_before_its_blocks_are_he
 }
 END_TEST
 
+/* An epoch record uses no LSN: the boundary before it has the same LSN as the one behind it. */
+START_TEST(a_cut_just_behind_an_applied_epoch_record_is_carried_out_and_none_before_it) {
+  struct msg_welcome w = good_welcome();
+  w.follows = FOLLOWS_TRUNCATE;
+  w.pos = r_pos.tail = memlog_bound(&ours, 5);
+  r_pos.applied = memlog_bound(&ours, 1); /* just behind it */
+  say_welcome(&w);
+  ck_assert_uint_eq(r_truncated, 1);
+  w.pos = memlog_bound(&ours, 0);
+  ck_assert_uint_eq(w.pos.lsn, r_pos.applied.lsn);
+  say_welcome(&w);
+  CLOSED(DW_DIVERGED, "is applied here");
+  ck_assert_uint_eq(r_truncated, 1);
+}
+END_TEST
+
 START_TEST(a_checkpoint_older_than_what_is_applied_is_refused) {
   struct msg_welcome w = good_welcome();
   struct ckpt_manifest m = {.id = sim_id(9), .pos = memlog_bound(&ours, 3)};
@@ -929,6 +945,7 @@ int main(void) {
   tcase_add_test(t, an_order_to_cut_what_is_applied_is_refused);
   tcase_add_test(t, an_order_to_cut_an_applied_epoch_record_is_refused);
   tcase_add_test(t, a_commit_lsn_beyond_our_log_is_not_passed_on_before_its_blocks_are_here);
+  tcase_add_test(t, a_cut_just_behind_an_applied_epoch_record_is_carried_out_and_none_before_it);
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
   tcase_add_test(t, a_second_manifest_in_one_transfer_is_refused);
   tcase_add_test(t, bytes_behind_the_last_block_of_a_frame_are_not_overlooked);

@@ -328,6 +328,9 @@ START_TEST(a_hello_that_contradicts_itself_is_refused) {
   body[168 + 31] = 'x';
   ck_assert_int_eq(forged(MSG_HELLO, body, n), DW_CORRUPT);
   BREAK((void)0, DW_OK);
+  body[168 + 20] = 'x'; /* behind the region's end */
+  ck_assert_int_eq(forged(MSG_HELLO, body, n), DW_CORRUPT);
+  BREAK((void)0, DW_OK);
   body[5] = 1;
   ck_assert_int_eq(forged(MSG_HELLO, body, n), DW_CORRUPT);
   buf_free(&b);

@@ -147,6 +147,29 @@ START_TEST(two_writers_of_one_epoch_meet_at_the_epoch_before) {
 }
 END_TEST
 
+/* An epoch record at the end of the last segment that was trimmed: the oldest boundary held has the follower's LSN, and is
+ * behind it all the same. */
+START_TEST(a_follower_that_lacks_a_trimmed_epoch_record_only_gets_a_checkpoint) {
+  static uint8_t big[62000]; /* larger than a segment: it begins one */
+  struct block_header like = {.need = sim_async, .commit_count = 1};
+  struct wal_block *b;
+  struct wal_stat st;
+  dw_lsn oldest;
+  copy_blocks(&p, &f, UINT64_MAX);
+  struct wal_pos applied = end_of(&f);
+  start_epoch(&p, 3, 3);
+  ck_assert_int_eq(wal_block_create(&like, big, sizeof big, 0, &b), DW_OK);
+  ck_assert_int_eq(wal_append(p.wal, &b, 1, 3, 0), DW_OK);
+  wal_block_unref(b);
+  ck_assert_int_eq(wal_trim(p.wal, applied.lsn, &oldest), DW_OK);
+  wal_stat(p.wal, &st);
+  ck_assert_uint_eq(st.oldest.lsn, applied.lsn);
+  ck_assert_uint_eq(st.oldest.epoch, 3);
+  struct position_decision d = decide(&applied, NULL);
+  ck_assert_msg(d.kind == POSITION_BOOTSTRAP, "%s", d.text);
+}
+END_TEST
+
 START_TEST(a_trimmed_log_offers_a_checkpoint_or_refuses_by_the_epochs) {
   copy_blocks(&p, &f, 50);
   struct wal_pos applied = end_of(&f);
@@ -169,6 +192,7 @@ int main(void) {
   tcase_add_test(t, every_boundary_of_a_log_on_disk_can_be_followed);
   tcase_add_test(t, a_lost_tail_is_cut_to_the_common_boundary_and_then_followed);
   tcase_add_test(t, two_writers_of_one_epoch_meet_at_the_epoch_before);
+  tcase_add_test(t, a_follower_that_lacks_a_trimmed_epoch_record_only_gets_a_checkpoint);
   tcase_add_test(t, a_trimmed_log_offers_a_checkpoint_or_refuses_by_the_epochs);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);

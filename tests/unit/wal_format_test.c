@@ -130,6 +130,24 @@ START_TEST(a_decompression_bomb_is_cut_at_what_the_header_says) {
 }
 END_TEST
 
+/* Both say how much it will be: the header and the zstd frame. If they differ, neither gets the memory. */
+START_TEST(a_header_that_lies_about_the_raw_size_costs_no_memory) {
+  struct wal_block *b = a_block(50000, 1);
+  struct buf scratch = {0};
+  const uint8_t *raw;
+  size_t n;
+  free(b->raw);
+  b->raw = NULL;
+  b->h.raw_bytes = WAL_MAX_RAW_BYTES;
+  ck_assert_int_eq(wal_block_raw(b, &scratch, &raw, &n), DW_CORRUPT);
+  ck_assert_uint_eq(scratch.cap, 0);
+  memset(b->bytes + WAL_BLOCK_HEADER_BYTES, 'x', 32); /* no zstd frame at all */
+  ck_assert_int_eq(wal_block_raw(b, &scratch, &raw, &n), DW_CORRUPT);
+  ck_assert_uint_eq(scratch.cap, 0);
+  wal_block_unref(b);
+}
+END_TEST
+
 START_TEST(segment_headers_marks_and_epoch_records_round_trip_and_reject_flips) {
   struct segment_header s = {.epoch = 3, .first_lsn = 77, .seq = 5, .segment_bytes = 1 << 20, .salt = 99, .node_id = 8}, s2;
   static uint8_t bytes[WAL_SEGMENT_HEADER_BYTES];
@@ -167,6 +185,8 @@ START_TEST(segment_names_sort_by_lsn_and_only_exact_names_parse) {
   dw_lsn lsn;
   uint64_t seq;
   ck_assert(segment_name_parse(a, &lsn, &seq) && lsn == 99 && seq == 1);
+  segment_name(a, UINT64_MAX, UINT64_MAX);
+  ck_assert(segment_name_parse(a, &lsn, &seq) && lsn == UINT64_MAX && seq == UINT64_MAX);
   ck_assert(!segment_name_parse("99-1.wal", &lsn, &seq));
   ck_assert(!segment_name_parse("00000000000000000099-00000001.wal.tmp", &lsn, &seq));
   ck_assert(!segment_name_parse("spare-00000001", &lsn, &seq));
@@ -216,6 +236,7 @@ int main(void) {
   tcase_add_test(t, a_newer_version_or_an_unknown_flag_is_unsupported_not_corrupt);
   tcase_add_test(t, a_header_that_lies_about_sizes_is_refused_before_anything_is_allocated);
   tcase_add_test(t, a_decompression_bomb_is_cut_at_what_the_header_says);
+  tcase_add_test(t, a_header_that_lies_about_the_raw_size_costs_no_memory);
   tcase_add_test(t, segment_headers_marks_and_epoch_records_round_trip_and_reject_flips);
   tcase_add_test(t, segment_names_sort_by_lsn_and_only_exact_names_parse);
   tcase_add_test(t, payloads_of_the_grammar_are_accepted);

@@ -558,6 +558,30 @@ START_TEST(trimming_drops_whole_segments_but_none_that_a_cursor_stands_in) {
 }
 END_TEST
 
+START_TEST(a_segment_whose_header_names_another_epoch_than_its_place_is_refused) {
+  uint8_t header[WAL_SEGMENT_HEADER_BYTES];
+  struct wal_segment_info info[8];
+  char path[600], name[WAL_SEGMENT_NAME_BYTES];
+  open_wal();
+  append_many(100, 900, true); /* some segments */
+  ck_assert_uint_ge(wal_segments(w, info, 8), 2);
+  close_wal();
+  segment_name(name, info[1].first_lsn, info[1].seq);
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  FILE *f = fopen(path, "rb");
+  ck_assert_ptr_nonnull(f);
+  ck_assert_uint_eq(fread(header, 1, sizeof header, f), sizeof header);
+  fclose(f);
+  put_u64(header + 32, 0); /* blocks of epoch 1 may follow */
+  put_u64(header + sizeof header - 8, hash64(header, sizeof header - 8));
+  poke(path, 0, header, sizeof header);
+  ck_assert_int_eq(wal_open(dir, &options, &rec, &w), DW_CORRUPT);
+  w = NULL;
+  struct wal_inspect_report rep;
+  ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
+}
+END_TEST
+
 START_TEST(truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it) {
   open_wal();
   append_many(300, 700, true);
@@ -567,6 +591,9 @@ START_TEST(truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it) {
   struct wal_stat st;
   wal_stat(w, &st);
   ck_assert_int_eq(wal_cursor_open(w, &st.end, &c), DW_OK);
+  at.epoch++; /* from the wire: the log must not take it for its own */
+  ck_assert_int_eq(wal_truncate(w, &at), DW_NOT_FOUND);
+  at.epoch--;
   ck_assert_int_eq(wal_truncate(w, &at), DW_OK);
   struct wal_block *b;
   ck_assert_int_eq(wal_cursor_next(c, UINT64_MAX, &b), DW_DIVERGED);
@@ -695,6 +722,7 @@ int main(void) {
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
+  tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
   tcase_add_test(t, truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it);
   tcase_add_test(t, sealed_blocks_are_taken_only_where_they_continue_the_log);
   tcase_add_test(t, one_appender_readers_syncs_and_trims_live_together);
