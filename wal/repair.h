@@ -68,6 +68,7 @@ int wal_check_segment(struct wal *, uint64_t seq, struct wal_damage *);
 /* The segment in which a cursor last met damage, 0: none since wal_open or wal_forget_damage. */
 uint64_t wal_met_damage(struct wal *);
 void wal_forget_damage(struct wal *, uint64_t seq);
+bool wal_met_damage_is_old(struct wal *); /* and it is not the newest segment: it can be repaired in use */
 
 /* A pass over the old segments of a log in use, oldest first; those that appear meanwhile are left to the next one. */
 struct wal_scrub;

@@ -84,6 +84,13 @@ uint64_t wal_met_damage(struct wal *w) {
   return seq;
 }
 
+bool wal_met_damage_is_old(struct wal *w) {
+  pthread_mutex_lock(&w->mu);
+  bool old = w->met_damage && w->met_damage != last_segment(w)->h.seq;
+  pthread_mutex_unlock(&w->mu);
+  return old;
+}
+
 void wal_forget_damage(struct wal *w, uint64_t seq) {
   pthread_mutex_lock(&w->mu);
   if (w->met_damage == seq) w->met_damage = 0;
