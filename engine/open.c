@@ -208,62 +208,37 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
 
 /* ---- a log that does not open ------------------------------------------------------------------- */
 
-struct damages {
-  struct wal_damage *d;
-  size_t n, cap;
-  int rc;
-};
-
-static int on_damage(void *arg, const struct wal_damage *d) {
-  struct damages *all = arg;
-  if (all->n == all->cap) {
-    size_t cap = all->cap ? 2 * all->cap : 4;
-    struct wal_damage *grown = realloc(all->d, cap * sizeof *grown);
-    if (!grown) {
-      all->rc = dw_fail_nomem(cap * sizeof *grown);
-      return 1;
-    }
-    all->d = grown;
-    all->cap = cap;
-  }
-  all->d[all->n++] = *d;
-  return 0;
-}
-
 /* Repairs what the finder names. DW_OK: at least one segment was. why: what was tried. */
 static int repair_log(dw_engine *e, const struct wal_pos *reach, uint64_t deadline_ns, char *why, size_t cap) {
   char *dir = path_generation(e->dir, "wal", e->node.generation);
   if (!dir) return DW_NO_MEMORY;
-  struct damages all = {0};
+  struct wal_damage *all = NULL;
+  size_t n = 0, repaired = 0;
   struct wal_find find = {.env = e->env,
                           .dir = dir,
                           .cluster_id = e->node.cluster_id,
                           .node_id = e->node.node_id,
                           .above = reach->lsn,
-                          .reach = *reach,
-                          .on_damage = on_damage,
-                          .arg = &all};
+                          .reach = *reach};
   struct repair_run run = {.env = e->env,
                            .dir = dir,
                            .cluster_id = e->node.cluster_id,
                            .node_id = e->node.node_id,
                            .source = e->source,
                            .deadline_ns = deadline_ns};
-  int rc = wal_find_damage(&find);
-  if (rc == DW_OK) rc = all.rc;
-  size_t repaired = 0;
-  for (size_t i = 0; rc == DW_OK && i < all.n; i++) {
+  int rc = wal_list_damage(&find, &all, &n);
+  for (size_t i = 0; rc == DW_OK && i < n; i++) {
     struct repair_result r;
-    scrub_log_damage(e, &all.d[i]);
-    if (repair_segment(&run, &all.d[i], NULL, &r) == DW_OK) {
-      scrub_log_repair(e, &all.d[i], &r);
+    scrub_log_damage(e, &all[i]);
+    if (repair_segment(&run, &all[i], NULL, &r) == DW_OK) {
+      scrub_log_repair(e, &all[i], &r);
       scrub_count(e, 1, 1, r.blocks);
       repaired++;
     } else {
-      snprintf(why, cap, "%s: %.250s", all.d[i].name, r.why);
+      snprintf(why, cap, "%s: %.250s", all[i].name, r.why);
     }
   }
-  free(all.d);
+  free(all);
   free(dir);
   return rc ? rc : repaired ? DW_OK : DW_NOT_FOUND;
 }

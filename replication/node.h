@@ -31,7 +31,7 @@
 
 #define NODE_MAX_FOLLOWERS 64u    /* connected at once; the next one is refused */
 #define NODE_MAX_CONNECTIONS 160u /* with strangers that have not said HELLO yet; the next one is closed */
-#define NODE_MAX_FETCHERS 4u      /* that repair their logs from ours at once; the next one is refused */
+#define NODE_MAX_FETCHERS 2u      /* that repair their logs from ours at once; the next one is refused */
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 

@@ -319,3 +319,36 @@ int wal_find_damage(const struct wal_find *f) {
   free(x.seg);
   return rc;
 }
+
+struct list {
+  struct wal_damage *d;
+  size_t n, cap;
+  int rc;
+};
+
+static int add_damage(void *arg, const struct wal_damage *d) {
+  struct list *l = arg;
+  if (l->n == l->cap) {
+    size_t cap = l->cap ? 2 * l->cap : 4;
+    struct wal_damage *grown = realloc(l->d, cap * sizeof *grown);
+    if (!grown) {
+      l->rc = dw_fail_nomem(cap * sizeof *grown);
+      return 1;
+    }
+    l->d = grown;
+    l->cap = cap;
+  }
+  l->d[l->n++] = *d;
+  return 0;
+}
+
+int wal_list_damage(const struct wal_find *how, struct wal_damage **out, size_t *n) {
+  struct list l = {0};
+  struct wal_find f = *how;
+  f.on_damage = add_damage;
+  f.arg = &l;
+  int rc = wal_find_damage(&f);
+  *out = l.d;
+  *n = l.n;
+  return rc ? rc : l.rc;
+}

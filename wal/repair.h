@@ -61,6 +61,8 @@ struct wal_find {
 /* A directory that nobody writes to. DW_OK, whatever it found; errors are I/O and memory only, DW_UNSUPPORTED, and
  * DW_NOT_FOUND: no segment here. What recovery would call a torn tail is no damage. */
 int wal_find_damage(const struct wal_find *);
+/* All of it; on_damage is not used. The caller frees *list, in any case. */
+int wal_list_damage(const struct wal_find *, struct wal_damage **list, size_t *n);
 
 /* One segment of a log in use. DW_OK: sound. DW_CORRUPT: see *d. DW_NOT_FOUND: trimmed. DW_STALE: it is the newest one. */
 int wal_check_segment(struct wal *, uint64_t seq, struct wal_damage *);
