@@ -99,7 +99,7 @@ static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
   while (b->raw_bytes < APPLY_MAX_BYTES) {
     struct wal_block *block;
     int rc = wal_cursor_next(e->apply_cursor, limit, &block);
-    if (rc == DW_NOT_FOUND) return DW_OK;
+    if (rc == DW_NOT_FOUND || (rc && b->n)) return DW_OK; /* an error behind good blocks is met again by the next read */
     if (rc) return rc;
     rc = batch_add(b, block);
     if (rc) return rc;
