@@ -99,7 +99,8 @@ static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
   while (b->raw_bytes < APPLY_MAX_BYTES) {
     struct wal_block *block;
     int rc = wal_cursor_next(e->apply_cursor, limit, &block);
-    if (rc == DW_NOT_FOUND || (rc && b->n)) return DW_OK; /* an error behind good blocks is met again by the next read */
+    if (rc == DW_NOT_FOUND || (rc && b->n))
+      return DW_OK; /* an error behind good blocks is met again by the next read */
     if (rc) return rc;
     rc = batch_add(b, block);
     if (rc) return rc;
@@ -150,8 +151,8 @@ static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
     out->store_failed = out->rc != DW_OK;
   }
   if (out->rc == DW_OK) return;
-  out->repairable = out->rc == DW_CORRUPT && !out->store_failed && e->source && e->source->count && e->threads &&
-                    wal_met_damage_is_old(e->wal);
+  out->repairable = (out->rc == DW_CORRUPT || out->rc == DW_IO) && !out->store_failed && e->source &&
+                    e->source->count && e->threads && wal_met_damage_is_old(e->wal);
   /* Keep this thread's message: closing the cursor may overwrite it. */
   char why[400];
   dw_error_copy(why, sizeof why);

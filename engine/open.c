@@ -249,12 +249,13 @@ static int open_or_repair(dw_engine *e, const struct wal_pos *base, struct wal_r
   uint64_t deadline = mono_ns(e) + REPAIR_AT_OPEN_NS;
   for (int round = 0;; round++) {
     int rc = engine_open_wal(e, &e->node, base, base, rec, &e->wal);
-    if (rc != DW_CORRUPT) return rc;
+    if (rc != DW_CORRUPT && rc != DW_IO) return rc; /* DW_IO: perhaps a sector that can't be read any more */
     if (round == 0) dw_error_copy(first, sizeof first);
-    if (!e->source || !e->source->count) return dw_fail(rc, "%s; no peer is named to repair it from", first);
-    if (round == REPAIR_ROUNDS || repair_log(e, base, deadline, why, sizeof why))
-      return dw_fail(DW_CORRUPT, "%.250s; repair: %s", first,
-                     why[0] ? why : "nothing was found that a peer could give");
+    bool peers = e->source && e->source->count;
+    if (!peers) return rc == DW_IO ? rc : dw_fail(rc, "%s; no peer is named to repair it from", first);
+    if (round < REPAIR_ROUNDS && repair_log(e, base, deadline, why, sizeof why) == DW_OK) continue;
+    if (rc == DW_IO && !why[0]) return dw_fail(rc, "%s", first);
+    return dw_fail(rc, "%.250s; repair: %s", first, why[0] ? why : "nothing was found that a peer could give");
   }
 }
 

@@ -112,10 +112,14 @@ static enum step next_step(struct wal_cursor *c, dw_lsn limit, struct wal_block 
   }
 }
 
-static int corrupt_here(struct wal_cursor *c) {
+static void note_damage(struct wal_cursor *c) {
   pthread_mutex_lock(&c->w->mu);
   c->w->met_damage = c->seg->h.seq;
   pthread_mutex_unlock(&c->w->mu);
+}
+
+static int corrupt_here(struct wal_cursor *c) {
+  note_damage(c);
   return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu", c->seg->path, (unsigned long long)c->scan.off,
                         (unsigned long long)c->scan.pos.lsn + 1);
 }
@@ -131,6 +135,7 @@ static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   do {
     if (c->scan.off >= c->scan.limit) return DW_OK;
     int rc = frame_next(&c->scan, &kind);
+    if (rc == DW_IO) note_damage(c); /* the sector may come back from a peer */
     if (rc) return rc;
   } while (kind == FRAME_MARK);
   if (kind == FRAME_NONE) return corrupt_here(c);

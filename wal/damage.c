@@ -1,4 +1,4 @@
-/* Finding damage: walking segments that may have holes.
+/* Finding damage: walking segments that may have holes. Sectors that the disk can't read any more are holes, too.
  *
  * A walk goes from valid frame to valid frame. Where none stands, it looks behind for a survivor: something of ours
  * that was written later. What is between is a hole. The walk takes the first survivor at its word, so that it can say
@@ -203,6 +203,10 @@ static int read_header(const struct wal_find *f, struct found *s) {
   int rc = bytes ? open_segment(f, s, &file, &path) : dw_fail_nomem(WAL_SEGMENT_HEADER_BYTES);
   if (rc == DW_OK) rc = f->env->ops->size(file, &s->file_bytes);
   if (rc == DW_OK) rc = f->env->ops->pread(file, 0, bytes, WAL_SEGMENT_HEADER_BYTES, &got);
+  if (rc == DW_IO && file) { /* can't be read: as bad as wrong */
+    rc = DW_OK;
+    got = 0;
+  }
   if (rc == DW_OK) {
     rc = got == WAL_SEGMENT_HEADER_BYTES ? segment_header_decode(bytes, &s->h) : DW_CORRUPT;
     s->bad = rc == DW_CORRUPT || (rc == DW_OK && (s->h.seq != s->seq || s->h.first_lsn != s->first_lsn));
@@ -270,7 +274,7 @@ static int look(struct finder *x, size_t i, const struct wal_pos *before, struct
     d->end_known = true;
   }
   if (s->bad) make_header(x, i, before, d);
-  struct frame_scan scan = {.env = f->env, .off = WAL_SEGMENT_HEADER_BYTES, .limit = s->file_bytes};
+  struct frame_scan scan = {.env = f->env, .off = WAL_SEGMENT_HEADER_BYTES, .limit = s->file_bytes, .lenient = true};
   char *path = NULL;
   int rc = open_segment(f, s, &scan.file, &path);
   scan.path = path;

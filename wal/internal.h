@@ -34,6 +34,7 @@ struct frame_scan {
   const char *path;
   uint64_t off;       /* of the next frame */
   uint64_t limit;     /* nothing is read at or beyond it */
+  bool lenient;       /* what the disk can't read counts as zeros: for those who look for damage */
   struct wal_pos pos; /* boundary before the next frame */
   uint64_t salt;      /* marks must carry it */
   struct buf window;

@@ -65,6 +65,8 @@ static int put_mark(struct wal_repair *r) {
 /* What stands behind the end of the newest segment is recovery's to judge: kept as it is. */
 static int copy_rest(struct wal_repair *r) {
   int rc = DW_OK;
+  r->scan.lenient = false; /* zeros in place of what can't be read would pass for the end of the log */
+  r->scan.window.len = 0;
   while (rc == DW_OK && r->scan.off < r->scan.limit) {
     uint64_t left = r->scan.limit - r->scan.off;
     size_t n = left < OUT_BYTES / 2 ? (size_t)left : OUT_BYTES / 2;
@@ -195,6 +197,7 @@ int wal_repair_start(struct env *env, const char *dir, const struct wal_damage *
   r->path = in_dir(dir, d->name);
   r->tmp = in_dir(dir, WAL_REPAIR_TMP);
   r->scan = (struct frame_scan){.env = env,
+                                .lenient = true,
                                 .path = r->path,
                                 .off = WAL_SEGMENT_HEADER_BYTES,
                                 .limit = d->file_bytes,

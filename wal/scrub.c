@@ -33,6 +33,7 @@ static int check_header(struct wal *w, struct env_file *file, const struct wal_d
   size_t got = 0;
   if (!bytes) return dw_fail_nomem(2 * WAL_SEGMENT_HEADER_BYTES);
   int rc = w->env->ops->pread(file, 0, bytes, WAL_SEGMENT_HEADER_BYTES, &got);
+  if (rc == DW_IO) rc = DW_OK, got = 0; /* can't be read: as bad as wrong */
   segment_header_encode(&d->h, bytes + WAL_SEGMENT_HEADER_BYTES);
   *good =
       got == WAL_SEGMENT_HEADER_BYTES && memcmp(bytes, bytes + WAL_SEGMENT_HEADER_BYTES, WAL_SEGMENT_HEADER_BYTES) == 0;
@@ -57,7 +58,7 @@ int wal_check_segment(struct wal *w, uint64_t seq, struct wal_damage *d) {
   if (newest) return dw_fail(DW_STALE, "segment %llu is being written", (unsigned long long)seq);
   if (!there) return dw_fail(DW_NOT_FOUND, "segment %llu is trimmed", (unsigned long long)seq);
   struct frame_scan scan = {
-      .env = w->env, .off = WAL_SEGMENT_HEADER_BYTES, .pos = segment_start(&d->h), .salt = d->h.salt};
+      .lenient = true, .env = w->env, .off = WAL_SEGMENT_HEADER_BYTES, .pos = segment_start(&d->h), .salt = d->h.salt};
   char *path = NULL;
   bool good = true;
   int rc = open_file(w, d, &scan.file, &path);
@@ -183,6 +184,7 @@ int wal_scrub_next(struct wal_scrub *c, uint64_t budget, uint64_t *read, uint64_
     *read += c->d.file_bytes > c->scan.off ? c->d.file_bytes - c->scan.off : 0; /* the rest is nobody's */
   else if (rc == DW_OK)
     rc = DW_CORRUPT;
+  if (rc == DW_IO) rc = DW_CORRUPT; /* a sector that can't be read any more */
   char why[300];
   dw_error_copy(why, sizeof why);
   bool gone = rc && !still_there(c->w, &c->d, c->truncations);

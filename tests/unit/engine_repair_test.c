@@ -107,7 +107,7 @@ END_TEST
 
 /* ---- logs and peers ----------------------------------------------------------------------------------- */
 
-#define BLOCKS 700
+#define BLOCKS 580
 #define VALUE_BYTES 65536u
 
 static char root[200], good_dir[256], other_dir[256], node_dir[256];
@@ -378,7 +378,7 @@ static void follower_behind(size_t peers_n) {
   }
   wal_cursor_close(c);
   struct wal_segment_info seg[64];
-  ck_assert_uint_gt(wal_segments(engine_wal(e), seg, 64), 40);
+  ck_assert_uint_gt(wal_segments(engine_wal(e), seg, 64), 36);
   char dir[300];
   snprintf(dir, sizeof dir, "%s/wal-000001", node_dir);
   flip(dir, seg[2].first_lsn, 3, 4096 + 100000);
@@ -436,20 +436,6 @@ START_TEST(without_peers_an_applier_that_meets_damage_stops_the_engine_as_ever) 
 }
 END_TEST
 
-START_TEST(an_engine_closes_in_the_middle_of_a_repair_that_fails) {
-  static dw_status s;
-  follower_behind(1);
-  peers[0] = PEER_DOWN;
-  engine_replica_commit(e, BLOCKS);
-  for (int i = 0; i < 20000; i++, pause_ms()) {
-    status(&s);
-    if (s.damage_now == 1) break;
-  }
-  ck_assert_int_eq(engine_close(e), DW_OK);
-  e = NULL;
-}
-END_TEST
-
 int main(void) {
   Suite *s = suite_create("repair");
   TCase *t = tcase_create("repair");
@@ -465,7 +451,6 @@ int main(void) {
   tcase_add_test(t, a_repair_gives_up_when_its_time_is_over_or_when_it_is_told_to);
   tcase_add_test(t, an_applier_that_meets_damage_waits_for_the_repair_and_goes_on);
   tcase_add_test(t, without_peers_an_applier_that_meets_damage_stops_the_engine_as_ever);
-  tcase_add_test(t, an_engine_closes_in_the_middle_of_a_repair_that_fails);
   suite_add_tcase(s, t);
   return check_main(s);
 }

@@ -678,6 +678,48 @@ START_TEST(a_half_made_file_is_gone_after_the_next_opening) {
 }
 END_TEST
 
+START_TEST(sectors_that_cannot_be_read_are_put_back_like_rotten_ones) {
+  build(300);
+  struct place b = nth_of(2, 21);
+  char name[600];
+  snprintf(name, sizeof name, "log/%s", b.name);
+  fault_env_bad_sector(faults, name, b.off / 512 * 512, b.off / 512 * 512 + 512);
+  find_damage();
+  ck_assert_uint_eq(found_n, 1);
+  ck_assert_uint_le(found[0].hole[0].off, b.off);
+  ck_assert_int_eq(rebuild_with(peer, &found[0], NULL, 3), DW_OK);
+  fault_env_bad_sector(faults, NULL, 0, 0); /* the new file has other sectors */
+  assert_blocks(false); /* a page of it was unreadable, marks included */
+  fault_env_bad_sector(faults, name, 0, 512); /* the header's */
+  find_damage();
+  ck_assert_uint_eq(found_n, 1);
+  ck_assert(found[0].header_bad);
+  ck_assert_int_eq(rebuild_with(peer, &found[0], NULL, 3), DW_OK);
+  fault_env_bad_sector(faults, NULL, 0, 0);
+  open_at(dir, &w);
+  assert_blocks(false);
+}
+END_TEST
+
+START_TEST(an_unreadable_end_of_the_log_is_never_taken_for_its_end) {
+  build(300);
+  struct place b = block_of(290), last = block_of(300);
+  char name[600];
+  snprintf(name, sizeof name, "log/%s", b.name);
+  static const uint8_t zeros[65536];
+  poke(last.name, last.off + last.total, zeros, 65536 - last.off - last.total); /* no mark behind the last block */
+  flip(b.name, b.off + 200);
+  find_damage();
+  ck_assert_uint_eq(found_n, 1);
+  fault_env_bad_sector(faults, name, last.off + 512, last.off + 520);
+  ck_assert_int_eq(rebuild_with(peer, &found[0], NULL, 3), DW_IO);
+  fault_env_bad_sector(faults, NULL, 0, 0);
+  ck_assert_int_eq(rebuild_with(peer, &found[0], NULL, 3), DW_OK);
+  open_at(dir, &w);
+  ck_assert_uint_eq(rec.end.lsn, 300);
+}
+END_TEST
+
 /* ---- in use ------------------------------------------------------------------------------------------ */
 
 /* One whole pass; returns how many segments were damaged, *last one of them. */
@@ -827,6 +869,8 @@ int main(void) {
   tcase_add_test(t, a_rehearsal_writes_nothing);
   tcase_add_test(t, each_step_of_a_repair_may_fail_and_leaves_the_old_file_or_the_new_one);
   tcase_add_test(t, a_half_made_file_is_gone_after_the_next_opening);
+  tcase_add_test(t, sectors_that_cannot_be_read_are_put_back_like_rotten_ones);
+  tcase_add_test(t, an_unreadable_end_of_the_log_is_never_taken_for_its_end);
   tcase_add_test(t, a_scrub_of_a_log_in_use_finds_damage_and_a_cursor_goes_on_after_the_repair);
   tcase_add_test(t, a_cursor_inside_a_rebuilt_segment_keeps_its_place_although_frames_moved);
   tcase_add_test(t, a_segment_that_is_trimmed_or_newest_is_left_alone);
