@@ -47,9 +47,13 @@ static uint16_t listen_port(const struct cluster_node *n) {
   return (uint16_t)atoi(strrchr(n->listen, ':') + 1);
 }
 
-/* In blocks of up to twenty commits. */
+/* In blocks of up to twenty commits, with the followers close behind: what arrives at once shares a segment. */
 static void fill(struct cluster_node *n, unsigned from, unsigned count, size_t bytes) {
-  for (unsigned i = 0; i < count; i += 20) node_fill(n, from + i, 20, bytes);
+  for (unsigned i = 0; i < count; i += 20) {
+    dw_lsn lsn = node_fill(n, from + i, 20, bytes);
+    if (i % 100 == 80 && f1->e) await_applied(f1, lsn);
+    if (i % 100 == 80 && f2->e) await_applied(f2, lsn);
+  }
 }
 
 static void start(void) {
@@ -295,7 +299,7 @@ START_TEST(a_running_follower_finds_and_repairs_rot_in_old_segments) {
   node_status(f1, &s);
   ck_assert_uint_eq(s.damage_found, 4);
   ck_assert_uint_eq(s.repaired_blocks, 3);
-  ck_assert_uint_eq(s.scrub_total_bytes % 65536, 0);
+  ck_assert_uint_ge(s.scrub_total_bytes, 5 * 65536);
   ck_assert_int_eq(s.failed, 0);
   assert_equal_logs(p, f1);
   fill(p, 0, 100, 400);
