@@ -5,6 +5,8 @@
 #include "tests/support/check_main.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -688,8 +690,8 @@ START_TEST(sectors_that_cannot_be_read_are_put_back_like_rotten_ones) {
   ck_assert_uint_eq(found_n, 1);
   ck_assert_uint_le(found[0].hole[0].off, b.off);
   ck_assert_int_eq(rebuild_with(peer, &found[0], NULL, 3), DW_OK);
-  fault_env_bad_sector(faults, NULL, 0, 0); /* the new file has other sectors */
-  assert_blocks(false); /* a page of it was unreadable, marks included */
+  fault_env_bad_sector(faults, NULL, 0, 0);   /* the new file has other sectors */
+  assert_blocks(false);                       /* a page of it was unreadable, marks included */
   fault_env_bad_sector(faults, name, 0, 512); /* the header's */
   find_damage();
   ck_assert_uint_eq(found_n, 1);
@@ -844,6 +846,63 @@ START_TEST(a_segment_that_is_trimmed_or_newest_is_left_alone) {
 }
 END_TEST
 
+static atomic_bool stop;
+static atomic_uint rounds;
+
+/* From the beginning to the end, again and again. Damage may be met before it is repaired, nothing else. */
+static void *read_on(void *arg) {
+  (void)arg;
+  while (!atomic_load(&stop)) {
+    struct wal_cursor *c;
+    struct wal_block *b;
+    ck_assert_int_eq(wal_cursor_open(w, &options.base, &c), DW_OK);
+    dw_lsn next = 1;
+    int rc;
+    while ((rc = wal_cursor_next(c, UINT64_MAX, &b)) == DW_OK || (rc == DW_CORRUPT && !atomic_load(&stop))) {
+      if (rc == DW_CORRUPT) continue; /* the same place again, until it is whole */
+      ck_assert_uint_eq(b->h.first_lsn, b->h.kind == BLOCK_EPOCH ? next : next++);
+      wal_block_unref(b);
+    }
+    ck_assert(rc == DW_NOT_FOUND || rc == DW_CORRUPT);
+    wal_cursor_close(c);
+    atomic_fetch_add(&rounds, 1);
+  }
+  return NULL;
+}
+
+static void *append_on(void *arg) {
+  (void)arg;
+  for (unsigned i = 0; !atomic_load(&stop); i++) {
+    append(700, i, 20, false);
+    if (i % 8 == 0) ck_assert_int_eq(wal_sync(w, NULL), DW_OK);
+  }
+  return NULL;
+}
+
+START_TEST(readers_and_an_appender_live_with_repairs) {
+  build(300);
+  open_at(dir, &w);
+  pthread_t t[3];
+  atomic_store(&stop, false);
+  atomic_store(&rounds, 0);
+  pthread_create(&t[0], NULL, append_on, NULL);
+  pthread_create(&t[1], NULL, read_on, NULL);
+  pthread_create(&t[2], NULL, read_on, NULL);
+  for (unsigned i = 0; i < 60 || atomic_load(&rounds) < 4; i++) {
+    struct place b = nth_of(1 + i % 3, 1 + i * 7 % 60);
+    struct wal_damage d;
+    flip(b.name, b.off + 1 + i % 100);
+    ck_assert_int_eq(wal_check_segment(w, b.seq, &d), DW_CORRUPT);
+    int rc = rebuild_with(peer, &d, w, 1 + i % 5);
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    ck_assert_msg(rc == DW_OK, "%d %s", rc, why);
+  }
+  atomic_store(&stop, true);
+  for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("repair");
   TCase *t = tcase_create("repair");
@@ -874,6 +933,7 @@ int main(void) {
   tcase_add_test(t, a_scrub_of_a_log_in_use_finds_damage_and_a_cursor_goes_on_after_the_repair);
   tcase_add_test(t, a_cursor_inside_a_rebuilt_segment_keeps_its_place_although_frames_moved);
   tcase_add_test(t, a_segment_that_is_trimmed_or_newest_is_left_alone);
+  tcase_add_test(t, readers_and_an_appender_live_with_repairs);
   suite_add_tcase(s, t);
   return check_main(s);
 }
