@@ -78,6 +78,21 @@ int survivor_find(struct frame_scan *s, uint64_t at, const struct wal_damage *d,
   return rc;
 }
 
+int hole_survivor(struct frame_scan *s, const struct wal_damage *d, struct survivor *out) {
+  struct behind b;
+  *out = (struct survivor){0};
+  if (d->newest) { /* recovery's judgement: a torn tail may hold what only looks like frames */
+    int rc = look_behind(s, &b);
+    if (rc || (!b.follows && b.known_durable <= s->pos.lsn)) return rc;
+  }
+  return survivor_find(s, s->off, d, out);
+}
+
+/* An epoch record has no LSN of its own. */
+static bool leads_to(const struct wal_pos *pos, const struct wal_pos *end) {
+  return pos->lsn > end->lsn || (pos->lsn == end->lsn && pos->epoch >= end->epoch);
+}
+
 /* ---- one segment -------------------------------------------------------------------------------- */
 
 static void add_hole(struct wal_damage *d, uint64_t off, uint64_t end, const struct wal_pos *from, dw_lsn last) {
@@ -94,7 +109,7 @@ int damage_walk(struct frame_scan *s, struct wal_damage *d) {
     if (rc) return rc;
     d->kept_blocks += kind == FRAME_BLOCK;
     if (kind != FRAME_NONE) continue;
-    rc = survivor_find(s, s->off, d, &next);
+    rc = hole_survivor(s, d, &next);
     if (rc) return rc;
     if (!next.found) break;
     add_hole(d, s->off, next.off, &s->pos, next.upto);
@@ -104,7 +119,7 @@ int damage_walk(struct frame_scan *s, struct wal_damage *d) {
   }
   /* Nothing more stands here. Is it the end? */
   if (d->newest) {
-    if (d->end_known && s->pos.lsn < d->end.lsn) add_hole(d, s->off, UINT64_MAX, &s->pos, d->end.lsn);
+    if (d->end_known && !leads_to(&s->pos, &d->end)) add_hole(d, s->off, UINT64_MAX, &s->pos, d->end.lsn);
     return DW_OK;
   }
   bool whole = d->end_known ? same_place(&s->pos, &d->end) : s->pos.lsn == d->end.lsn;
@@ -283,7 +298,7 @@ static int look(struct finder *x, size_t i, const struct wal_pos *before, struct
   scan.pos = segment_start(&d->h);
   if (rc == DW_OK && !d->hopeless[0]) rc = damage_walk(&scan, d);
   *after = scan.pos;
-  if (d->newest && d->end_known && scan.pos.lsn >= d->end.lsn) d->end_known = false; /* the log leads further */
+  if (d->newest && d->end_known && leads_to(&scan.pos, &d->end)) d->end_known = false; /* the log leads further */
   if (scan.file) f->env->ops->close(scan.file);
   frame_scan_free(&scan);
   free(path);

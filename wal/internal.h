@@ -180,6 +180,9 @@ struct survivor { /* something of ours behind a hole, written after it */
 };
 /* Looks from `at` >= s->off on; s stands at the hole and does not move. */
 int survivor_find(struct frame_scan *s, uint64_t at, const struct wal_damage *, struct survivor *);
+/* The first one behind the place where s stands without a valid frame; in the newest segment only if recovery, too, would
+ * say that something follows. */
+int hole_survivor(struct frame_scan *s, const struct wal_damage *, struct survivor *);
 /* From s on to the end; adds holes to d. s->pos ends up at the last boundary met. */
 int damage_walk(struct frame_scan *s, struct wal_damage *d);
 

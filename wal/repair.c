@@ -149,7 +149,7 @@ static int advance(struct wal_repair *r) {
       mark_encode(&r->scan.mark, mark);
       rc = put(r, mark, sizeof mark);
     } else {
-      rc = survivor_find(&r->scan, r->scan.off, &r->d, &r->next);
+      rc = hole_survivor(&r->scan, &r->d, &r->next);
       if (rc) return rc;
       r->hole = r->next.found || (r->d.end_known && !at_end(r));
       r->done = !r->hole;
