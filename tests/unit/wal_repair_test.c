@@ -871,6 +871,34 @@ START_TEST(a_cursor_inside_a_rebuilt_segment_keeps_its_place_although_frames_mov
 }
 END_TEST
 
+START_TEST(positions_in_a_rebuilt_segment_are_found_although_frames_moved) {
+  options.segment_bytes = 262144;
+  build(900);
+  open_at(dir, &w);
+  struct wal_pos from = options.base, at = {0};
+  struct wal_cursor *c;
+  struct wal_block *block;
+  struct place b = nth_of(2, 20);
+  ck_assert_int_eq(wal_cursor_open(w, &from, &c), DW_OK); /* reads all: now places in the segments are known */
+  while (wal_cursor_next(c, UINT64_MAX, &block) == DW_OK) {
+    if (wal_cursor_pos(c).lsn == b.found + 250) at = wal_cursor_pos(c);
+    wal_block_unref(block);
+  }
+  wal_cursor_close(c);
+  static const uint8_t zeros[262144];
+  poke(b.name, b.off, zeros, 262144 - b.off); /* with the marks */
+  struct wal_damage d;
+  ck_assert_int_eq(wal_check_segment(w, 2, &d), DW_CORRUPT);
+  ck_assert_int_eq(rebuild_with(peer, &d, w, 64), DW_OK);
+  int rc = wal_cursor_open(w, &at, &c);
+  ck_assert_msg(rc == DW_OK, "%d", rc);
+  ck_assert_int_eq(wal_cursor_next(c, UINT64_MAX, &block), DW_OK);
+  ck_assert_uint_eq(block->h.first_lsn, at.lsn + 1);
+  wal_block_unref(block);
+  wal_cursor_close(c);
+}
+END_TEST
+
 START_TEST(a_segment_that_is_trimmed_or_newest_is_left_alone) {
   build(300);
   open_at(dir, &w);
@@ -880,6 +908,12 @@ START_TEST(a_segment_that_is_trimmed_or_newest_is_left_alone) {
   struct wal_stat st;
   wal_stat(w, &st);
   ck_assert_int_eq(wal_check_segment(w, st.segments, &d), DW_STALE);
+  struct place last = block_of(295);
+  flip(last.name, last.off + 140);
+  find_damage();
+  ck_assert(found_n == 2 && found[1].newest);
+  ck_assert_int_eq(rebuild_with(peer, &found[1], w, 3), DW_STALE);
+  flip(last.name, last.off + 140);
   ck_assert_int_eq(wal_check_segment(w, 1, &d), DW_CORRUPT);
   struct wal_repair *r;
   struct wal_pos from;
@@ -987,6 +1021,7 @@ int main(void) {
   tcase_add_test(t, an_unreadable_end_of_the_log_is_never_taken_for_its_end);
   tcase_add_test(t, a_scrub_of_a_log_in_use_finds_damage_and_a_cursor_goes_on_after_the_repair);
   tcase_add_test(t, a_cursor_inside_a_rebuilt_segment_keeps_its_place_although_frames_moved);
+  tcase_add_test(t, positions_in_a_rebuilt_segment_are_found_although_frames_moved);
   tcase_add_test(t, a_segment_that_is_trimmed_or_newest_is_left_alone);
   tcase_add_test(t, readers_and_an_appender_live_with_repairs);
   suite_add_tcase(s, t);
