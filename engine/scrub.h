@@ -2,8 +2,8 @@
  *
  *   pass begins --> budget, budget, budget ... --> pass ends --> nothing until `interval` after it began
  *
- * A budget is worth SCRUB_STEP_NS of the rate, and the next one is not due before the last one's bytes are paid for. What
- * was not used while the machine was busy is not made up for: a scrub never bursts.
+ * A budget is worth SCRUB_STEP_NS of the rate, and the next one is not due before the last one's bytes are paid for.
+ * What was not used while the machine was busy is not made up for: a scrub never bursts.
  */
 #ifndef DW_ENGINE_SCRUB_H
 #define DW_ENGINE_SCRUB_H
@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 #define SCRUB_STEP_NS 50000000ull
-#define SCRUB_RETRY_MIN_NS 1000000000ull   /* after a repair in vain; doubles ... */
-#define SCRUB_RETRY_MAX_NS 300000000000ull /* ... up to this */
-#define SCRUB_BAD_MAX 64u                  /* damaged segments kept in mind; others are found again by the next pass */
+#define SCRUB_RETRY_MIN_NS 1000000000ull  /* after a repair in vain; doubles ... */
+#define SCRUB_RETRY_MAX_NS 60000000000ull /* ... up to this */
+#define SCRUB_BAD_MAX 64u                 /* damaged segments kept in mind; others are found again by the next pass */
 
 struct scrub_pace {
   uint64_t bytes_per_s; /* 0: no passes */
@@ -42,7 +42,7 @@ struct scrub_list {
 bool scrub_note(struct scrub_list *, uint64_t seq, uint64_t now_ns);
 /* One whose time has come, 0: none. */
 uint64_t scrub_due(const struct scrub_list *, uint64_t now_ns);
-bool scrub_tell(struct scrub_list *, uint64_t seq); /* true once: report it now */
+bool scrub_tell(struct scrub_list *, uint64_t seq);                    /* true once: report it now */
 void scrub_failed(struct scrub_list *, uint64_t seq, uint64_t now_ns); /* later again */
 void scrub_settled(struct scrub_list *, uint64_t seq);                 /* repaired, or gone */
 /* When something is due, by either. */

@@ -161,9 +161,13 @@ void scrub_step(dw_engine *e) {
   pthread_mutex_lock(&e->mu);
   struct wal *w = e->wal; /* an install waits until this step is done */
   struct node_file node = e->node;
+  uint64_t now = mono_ns(e), met = w ? wal_met_damage(w) : 0, budget;
+  if (e->log_damaged && !met && !s->list.count) { /* repaired before the applier had said that it waits */
+    e->log_damaged = false;
+    pipeline_kick(e);
+  }
   pthread_mutex_unlock(&e->mu);
   if (!w) return;
-  uint64_t now = mono_ns(e), met = wal_met_damage(w), budget;
   if (met && scrub_note(&s->list, met, now)) {
     try_repair(e, w, &node, met);
   } else if ((met = scrub_due(&s->list, now)) != 0) {
