@@ -329,7 +329,7 @@ int wal_find_damage(const struct wal_find *f) {
   bool walked = false; /* the segment before was: `end` is where it ends */
   for (size_t i = 0; rc == DW_OK && i < x.count; i++) {
     bool last = i + 1 == x.count;
-    bool walk = x.seg[i].bad || last || x.seg[i + 1].bad || x.seg[i + 1].first_lsn - 1 > f->above;
+    bool walk = x.seg[i].bad || last || x.seg[i + 1].bad || x.seg[i + 1].first_lsn - 1 >= f->above;
     struct wal_damage d;
     if (walk) rc = look(&x, i, walked ? &end : NULL, &d, &end);
     walked = walk;

@@ -51,7 +51,7 @@ struct wal_find {
   const char *dir;
   struct hash128 cluster_id; /* zero: take it from a segment's header */
   uint64_t node_id;          /* for a header that has to be rebuilt; 0: likewise */
-  /* Segments wholly at or below this LSN are looked at only as far as their headers. 0: everything is walked. */
+  /* Segments that end below this LSN are looked at only as far as their headers, as recovery does. 0: all are walked. */
   dw_lsn above;
   struct wal_pos reach; /* known durable: the newest segment must lead there; LSN 0: not known */
   /* Called for each damaged segment, oldest first. Non-zero stops. */

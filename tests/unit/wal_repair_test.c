@@ -303,6 +303,28 @@ START_TEST(a_flipped_bit_anywhere_in_a_block_is_one_hole_and_is_put_back_as_it_w
 }
 END_TEST
 
+START_TEST(what_recovery_has_to_read_is_looked_at_and_older_segments_are_not) {
+  build(300);
+  struct place b[] = {nth_of(1, 10), nth_of(2, 10), nth_of(3, 10)};
+  struct place third = nth_of(3, 0);
+  for (int i = 0; i < 3; i++) flip(b[i].name, b[i].off + 140);
+  struct wal_find f = {.env = options.env, .dir = dir, .on_damage = on_damage, .above = third.found - 1};
+  found_n = 0; /* the store stands at the very end of the second segment: recovery begins with that one */
+  ck_assert_int_eq(wal_find_damage(&f), DW_OK);
+  ck_assert_uint_eq(found_n, 2);
+  ck_assert_str_eq(found[0].name, b[1].name);
+  f.above++;
+  found_n = 0;
+  ck_assert_int_eq(wal_find_damage(&f), DW_OK);
+  ck_assert_uint_eq(found_n, 1);
+  flip(b[0].name, 17); /* but every header is */
+  found_n = 0;
+  ck_assert_int_eq(wal_find_damage(&f), DW_OK);
+  ck_assert_uint_eq(found_n, 2);
+  ck_assert(found[0].header_bad && found[0].holes == 1);
+}
+END_TEST
+
 START_TEST(several_holes_in_several_segments_are_all_found_and_filled) {
   build(300);
   for (uint64_t seq = 1; seq <= 3; seq++)
@@ -997,6 +1019,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, an_undamaged_log_has_no_damage);
   tcase_add_test(t, a_flipped_bit_anywhere_in_a_block_is_one_hole_and_is_put_back_as_it_was);
+  tcase_add_test(t, what_recovery_has_to_read_is_looked_at_and_older_segments_are_not);
   tcase_add_test(t, several_holes_in_several_segments_are_all_found_and_filled);
   tcase_add_test(t, zeroed_sectors_over_many_blocks_marks_and_an_epoch_record_are_filled);
   tcase_add_test(t, an_epoch_record_alone_is_put_back);
