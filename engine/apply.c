@@ -99,7 +99,8 @@ static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
   while (b->raw_bytes < APPLY_MAX_BYTES) {
     struct wal_block *block;
     int rc = wal_cursor_next(e->apply_cursor, limit, &block);
-    if (rc == DW_NOT_FOUND) return DW_OK;
+    if (rc == DW_NOT_FOUND || (rc && b->n))
+      return DW_OK; /* an error behind good blocks is met again by the next read */
     if (rc) return rc;
     rc = batch_add(b, block);
     if (rc) return rc;
@@ -136,7 +137,8 @@ static int cursor_reset(dw_engine *e) {
 /* What a step did; filled without mu by the apply leader. */
 struct apply_result {
   int rc;
-  bool store_failed; /* the store refused: retried later; otherwise the log could not be read: fatal */
+  bool store_failed; /* the store refused: retried later; otherwise the log could not be read: fatal, but for ... */
+  bool repairable;   /* ... damage in an old segment with peers to repair it from: waits for the scrub thread */
   struct apply_batch batch;
 };
 
@@ -149,6 +151,8 @@ static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
     out->store_failed = out->rc != DW_OK;
   }
   if (out->rc == DW_OK) return;
+  out->repairable = (out->rc == DW_CORRUPT || out->rc == DW_IO) && !out->store_failed && e->source &&
+                    e->source->count && e->threads && wal_met_damage_is_old(e->wal);
   /* Keep this thread's message: closing the cursor may overwrite it. */
   char why[400];
   dw_error_copy(why, sizeof why);
@@ -190,6 +194,12 @@ void apply_step(dw_engine *e, struct request_list *done) {
     if (first)
       engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
                  (unsigned long long)e->applied.lsn + 1, e->failed);
+  } else if (result.repairable) {
+    dw_error_copy(e->failed, sizeof e->failed);
+    engine_log(e, DW_LOG_ERROR, "the log is damaged at LSN %llu, applying waits for its repair: %s",
+               (unsigned long long)e->applied.lsn + 1, e->failed);
+    e->log_damaged = true;
+    pthread_cond_signal(&e->scrub_cond);
   } else if (result.rc) {
     engine_stop(e, result.rc, done);
   }

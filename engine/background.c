@@ -4,6 +4,7 @@
  *   apply   applies when no synchronous writer is there to do it: always on a follower
  *   tick    time-outs of asynchronous requests, semi-sync deadlines, samples for lag
  *   maint   background sync of OS-durable writes, next segments, trimming, the store's health
+ *   scrub   checks old segments, repairs damaged ones (scrub_run.c)
  *
  * Without threads (engine_config.threads = false) engine_step does one piece of any of it, in the caller's thread.
  */
@@ -251,8 +252,8 @@ static void *maint_thread(void *arg) {
 }
 
 int background_start(dw_engine *e) {
-  void *(*const run[])(void *) = {log_thread, apply_thread, tick_thread, maint_thread};
-  for (size_t i = 0; i < 4; i++) {
+  void *(*const run[])(void *) = {log_thread, apply_thread, tick_thread, maint_thread, scrub_thread};
+  for (size_t i = 0; i < sizeof run / sizeof *run; i++) {
     int err = pthread_create(&e->thread[i], NULL, run[i], e);
     if (err) return dw_fail_errno(err, "starting a thread");
     e->thread_count++;
@@ -266,6 +267,7 @@ void background_stop(dw_engine *e) {
   pthread_cond_broadcast(&e->apply_cond);
   pthread_cond_broadcast(&e->tick_cond);
   pthread_cond_broadcast(&e->maint_cond);
+  pthread_cond_broadcast(&e->scrub_cond);
   pthread_mutex_unlock(&e->mu);
   while (e->thread_count) pthread_join(e->thread[--e->thread_count], NULL);
 }
@@ -283,6 +285,7 @@ bool engine_step(dw_engine *e) {
     background_tick(e, &done);
     pthread_mutex_unlock(&e->mu);
     background_maintain(e);
+    scrub_step(e);
     pthread_mutex_lock(&e->mu);
     did = pipeline_can_log(e) || pipeline_can_apply(e);
   }

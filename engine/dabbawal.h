@@ -153,6 +153,12 @@ typedef struct {
   int zstd_level;             /* default 1; -5 to 19; 0: do not compress */
   uint32_t heartbeat_ms;      /* default 500: heartbeats and staleness probes between nodes */
   uint32_t peer_timeout_ms;   /* default 5000: a silent peer is disconnected */
+  /* A damaged log is repaired with the blocks of peers that hold the same history: at dw_open, and in the background.
+   * A follower asks `primary`; besides, or on a primary, those named here are asked: "host:port[,host:port...]",
+   * listen addresses of any nodes of the cluster. NULL: nobody. */
+  const char *repair_from;
+  uint64_t scrub_bytes_per_s; /* default 4 MiB: how fast the background scrub reads the log's old segments; 0: never */
+  uint64_t scrub_interval_ms; /* default 24 h, from the beginning of one pass to that of the next */
   dw_log_fn log;              /* NULL: warnings and errors go to stderr */
   void *log_arg;
 } dw_options;
@@ -213,6 +219,12 @@ typedef struct {
   dw_peer_state primary_state; /* follower: the link to the primary */
   char primary[DW_ADDRESS_BYTES];
   char error[256];            /* last serious error, "" if none */
+  uint64_t scrub_done_bytes, scrub_total_bytes; /* of old segments: the pass under way, or the last one */
+  uint64_t scrub_passes;      /* finished since open */
+  uint64_t damage_found, damage_repaired; /* damaged segments since open, at open included */
+  uint64_t damage_now;        /* known and not repaired */
+  uint64_t repaired_blocks;   /* put back from peers since open */
+  char scrub_result[200];     /* of the last pass or repair, "" if none */
   uint16_t listen_port;       /* bound port, 0: none */
   uint32_t bootstraps;        /* checkpoints sent (primary) or installed (follower), since open */
   uint32_t follower_count;    /* entries in followers[]; connected ones and known absent ones */
@@ -224,8 +236,9 @@ typedef struct {
 /* Fills in the defaults named above. */
 DW_API void dw_options_init(dw_options *);
 
-/* Opens DIR (made if missing, parent must exist), recovers, starts threads and listeners.
- * Errors: DW_LOCKED, DW_CORRUPT (names file, offset, LSN), DW_UNSUPPORTED (newer format),
+/* Opens DIR (made if missing, parent must exist), recovers, starts threads and listeners. A damaged log is
+ * repaired from `primary` or `repair_from` first, if they have its blocks; that may take a minute.
+ * Errors: DW_LOCKED, DW_CORRUPT (names file, offset, LSN, and what was tried), DW_UNSUPPORTED (newer format),
  * DW_INVALID (an option, or DIR is not a dabbawal directory and not empty), DW_IO (a port in use...),
  * DW_DIVERGED (the log is of another cluster or history than the store), DW_NO_SPACE, DW_NO_MEMORY. */
 DW_API int dw_open(const char *dir, const dw_options *, dw_engine **);

@@ -15,6 +15,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/dabbawal.h"
+#include "engine/repair.h"
 #include "engine/store.h"
 #include "wal/base/env.h"
 #include "wal/wal.h"
@@ -35,6 +36,8 @@ struct replication_ops {
 struct engine_config {
   struct env *env;               /* NULL: env_posix() */
   const struct store_ops *store; /* NULL: store_rocksdb() */
+  const struct block_source *source; /* whom a damaged log is repaired from; copied. NULL: nobody. On any error of
+                                        engine_open it stays the caller's, else engine_close calls its destroy */
   bool threads; /* false: no thread is started; the simulator calls engine_step() and uses dw_write_async */
 };
 

@@ -8,6 +8,7 @@
  *   apply.c      ONE apply leader writes the store up to commit_lsn         | held over disk I/O or a store write
  *   pipeline.c   answers the requests that are done                         |
  *   background.c threads for what no writer does: async requests, time-outs, background sync, trimming
+ *   scrub_run.c  a thread that reads old segments and repairs them from peers
  *   read.c       readers: store_ref under a read lock, consistency waits on `mu`
  *   replica.c    a follower's log, fed by replication
  *
@@ -24,6 +25,8 @@
 #include "engine/commit_gate.h"
 #include "engine/engine.h"
 #include "engine/identity.h"
+#include "engine/repair.h"
+#include "engine/scrub.h"
 
 /* ---- the store, shared with readers --------------------------------------------------------- */
 
@@ -77,6 +80,16 @@ struct write_request *request_list_pop(struct request_list *);
 bool request_list_remove(struct request_list *, struct write_request *);
 
 /* ---- the engine ------------------------------------------------------------------------------ */
+
+/* scrub_run.c's; `done` and what follows under mu. */
+struct scrub {
+  struct scrub_pace pace;
+  struct scrub_list list;
+  struct wal_scrub *pass;
+  uint64_t done, total, passes, pass_damaged;
+  uint64_t found, repaired, repaired_blocks, damaged_now;
+  char result[200]; /* of the last pass or repair, "" if none */
+};
 
 #define EPOCHS_MAX 4096u
 #define LAG_SAMPLES 512u
@@ -137,12 +150,19 @@ struct dw_engine {
   pthread_cond_t space_cond;                                  /* async writers: the queue has room again */
   pthread_cond_t moved_cond;                                  /* readers and dw_wait: applied, marks or freshness moved */
   unsigned moved_waiters;
-  pthread_t thread[4];
+  pthread_t thread[5];
   unsigned thread_count;
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
   bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
+  struct block_source source_copy;
+  const struct block_source *source; /* constant; NULL: nobody to repair from */
+  struct scrub scrub;
+  bool scrub_busy;            /* mu; as maint_busy */
+  bool log_damaged;           /* mu; the applier met damage in an old segment and waits for its repair */
+  atomic_bool stop_asking;    /* peers: the engine closes, or its log is about to be replaced */
+  pthread_cond_t scrub_cond;
   uint64_t commits;           /* answered DW_OK or applied, since open */
 };
 
@@ -186,6 +206,15 @@ int background_start(dw_engine *);
 void background_stop(dw_engine *);
 void background_tick(dw_engine *, struct request_list *done); /* mu held: time-outs, degrade, samples, health */
 void background_maintain(dw_engine *);                        /* without mu: sync, prepare, trim, flush */
+
+/* scrub_run.c */
+void scrub_init(dw_engine *);
+void *scrub_thread(void *);
+void scrub_step(dw_engine *); /* without mu: one small step of checking or repairing */
+void scrub_drop(dw_engine *); /* mu held or alone, no step under way: forgets the log */
+void scrub_count(dw_engine *, uint64_t found, uint64_t repaired, uint64_t blocks);
+void scrub_log_damage(dw_engine *, const struct wal_damage *);
+void scrub_log_repair(dw_engine *, const struct wal_damage *, const struct repair_result *);
 
 /* epochs.c */
 int epochs_load(dw_engine *);                              /* from the store */

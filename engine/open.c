@@ -3,6 +3,9 @@
  *   lock -> NODE -> store -> log (recovers, see wal/recovery.c) -> replay what is known committed
  *        -> the tail above it waits by its own needs -> a primary starts its epoch -> threads
  *
+ * A log that is damaged (case X) is repaired from peers if there are any (repair.c) and opened again; else it is
+ * refused.
+ *
  * Known committed is the largest of: the store's marker, and the commit_lsn fields of the log's blocks. What stands
  * above was logged, but perhaps never confirmed: asynchronous commits are complete by standing in the log; a sync
  * commit stays pending until followers acknowledge it again. Needs that came from the engine's settings follow
@@ -14,6 +17,9 @@
 
 #include "engine/internal.h"
 #include "wal/base/status.h"
+
+#define REPAIR_AT_OPEN_NS 60000000000ull /* no new question to a peer after that */
+#define REPAIR_ROUNDS 4
 
 static void wal_log(void *arg, int level, const char *line) {
   engine_log(arg, level, "%s", line);
@@ -200,6 +206,60 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   return rc;
 }
 
+/* ---- a log that does not open ------------------------------------------------------------------- */
+
+/* Repairs what the finder names. DW_OK: at least one segment was. why: what was tried. */
+static int repair_log(dw_engine *e, const struct wal_pos *reach, uint64_t deadline_ns, char *why, size_t cap) {
+  char *dir = path_generation(e->dir, "wal", e->node.generation);
+  if (!dir) return DW_NO_MEMORY;
+  struct wal_damage *all = NULL;
+  size_t n = 0, repaired = 0;
+  struct wal_find find = {.env = e->env,
+                          .dir = dir,
+                          .cluster_id = e->node.cluster_id,
+                          .node_id = e->node.node_id,
+                          .above = reach->lsn,
+                          .reach = *reach};
+  struct repair_run run = {.env = e->env,
+                           .dir = dir,
+                           .cluster_id = e->node.cluster_id,
+                           .node_id = e->node.node_id,
+                           .source = e->source,
+                           .deadline_ns = deadline_ns};
+  int rc = wal_list_damage(&find, &all, &n);
+  for (size_t i = 0; rc == DW_OK && i < n; i++) {
+    struct repair_result r;
+    scrub_log_damage(e, &all[i]);
+    if (repair_segment(&run, &all[i], NULL, &r) == DW_OK) {
+      scrub_log_repair(e, &all[i], &r);
+      scrub_count(e, 1, 1, r.blocks);
+      repaired++;
+    } else {
+      snprintf(why, cap, "%s: %.250s", all[i].name, r.why);
+    }
+  }
+  free(all);
+  free(dir);
+  return rc ? rc : repaired ? DW_OK : DW_NOT_FOUND;
+}
+
+/* Damage side by side may need a second look: a header is rebuilt from the segment before it. */
+static int open_or_repair(dw_engine *e, const struct wal_pos *base, const struct wal_pos *reach,
+                          struct wal_recovery *rec) {
+  char first[500], why[300] = "";
+  uint64_t deadline = mono_ns(e) + REPAIR_AT_OPEN_NS;
+  for (int round = 0;; round++) {
+    int rc = engine_open_wal(e, &e->node, base, reach, rec, &e->wal);
+    if (rc != DW_CORRUPT && rc != DW_IO) return rc; /* DW_IO: perhaps a sector that can't be read any more */
+    if (round == 0) dw_error_copy(first, sizeof first);
+    bool peers = e->source && e->source->count;
+    if (!peers) return rc == DW_IO ? rc : dw_fail(rc, "%s; no peer is named to repair it from", first);
+    if (round < REPAIR_ROUNDS && repair_log(e, reach, deadline, why, sizeof why) == DW_OK) continue;
+    if (rc == DW_IO && !why[0]) return dw_fail(rc, "%s", first);
+    return dw_fail(rc, "%.250s; repair: %s", first, why[0] ? why : "nothing was found that a peer could give");
+  }
+}
+
 static int open_log(dw_engine *e) {
   if (hash128_zero(&e->node.cluster_id)) return DW_OK; /* a follower that waits for its first primary */
   bool fresh = e->applied.lsn == 0 && hash128_zero(&e->applied.chain);
@@ -207,7 +267,7 @@ static int open_log(dw_engine *e) {
    * store ends, as if nothing had followed. */
   struct wal_pos genesis = wal_genesis(&e->node.cluster_id), reach = fresh ? genesis : e->applied;
   struct wal_recovery rec;
-  int rc = engine_open_wal(e, &e->node, &genesis, &reach, &rec, &e->wal);
+  int rc = open_or_repair(e, &genesis, &reach, &rec);
   if (rc) return rc;
   rc = engine_replay(e, &rec);
   if (rc == DW_OK && e->opt.role == DW_PRIMARY)
@@ -218,8 +278,8 @@ static int open_log(dw_engine *e) {
 static int init_sync(dw_engine *e) {
   pthread_rwlock_init(&e->store_lock, NULL);
   pthread_mutex_init(&e->mu, NULL);
-  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond,
-                             &e->maint_cond, &e->space_cond, &e->moved_cond};
+  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
+                             &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_init(conds[i], NULL);
   request_list_init(&e->queue);
   request_list_init(&e->pending);
@@ -229,8 +289,8 @@ static int init_sync(dw_engine *e) {
 }
 
 static void free_sync(dw_engine *e) {
-  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond,
-                             &e->maint_cond, &e->space_cond, &e->moved_cond};
+  pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
+                             &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_destroy(conds[i]);
   pthread_mutex_destroy(&e->mu);
   pthread_rwlock_destroy(&e->store_lock);
@@ -243,6 +303,10 @@ int engine_open(const char *dir, const dw_options *opt, const struct engine_conf
   e->env = config && config->env ? config->env : env_posix();
   e->sops = config && config->store ? config->store : store_rocksdb();
   e->threads = config ? config->threads : true;
+  if (config && config->source) {
+    e->source_copy = *config->source;
+    e->source = &e->source_copy;
+  }
   e->pin_lsn = UINT64_MAX;
   init_sync(e);
   int rc = options_copy(&e->opt, opt);
@@ -252,14 +316,16 @@ int engine_open(const char *dir, const dw_options *opt, const struct engine_conf
     return rc;
   }
   e->dir = strdup(dir);
+  scrub_init(e);
   rc = e->dir ? open_directory(e) : dw_fail_nomem(strlen(dir));
   if (rc == DW_OK) rc = open_store(e);
   if (rc == DW_OK) rc = open_log(e);
   if (rc == DW_OK) e->last_sync_ns = mono_ns(e);
   if (rc == DW_OK && e->threads) rc = background_start(e);
   if (rc) {
-    char why[400];
+    char why[512];
     dw_error_copy(why, sizeof why);
+    e->source = NULL; /* the caller's again */
     (void)engine_close(e);
     return dw_fail(rc, "%s", why);
   }
@@ -284,6 +350,7 @@ void dw_stop(dw_engine *e) {
 int engine_close(dw_engine *e) {
   struct request_list done;
   request_list_init(&done);
+  atomic_store(&e->stop_asking, true);
   pthread_mutex_lock(&e->mu);
   e->stopping = e->closing = true;
   pthread_mutex_unlock(&e->mu);
@@ -298,6 +365,8 @@ int engine_close(dw_engine *e) {
 
   int rc = DW_OK;
   wal_cursor_close(e->apply_cursor);
+  scrub_drop(e);
+  if (e->source && e->source->destroy) e->source->destroy(e->source->ctx);
   if (e->wal) rc = wal_close(e->wal);
   store_ref_put(e->store);
   if (e->lock) e->env->ops->unlock(e->lock);

@@ -22,6 +22,8 @@ void dw_options_init(dw_options *o) {
       .zstd_level = 1,
       .heartbeat_ms = 500,
       .peer_timeout_ms = 5000,
+      .scrub_bytes_per_s = 4u << 20,
+      .scrub_interval_ms = 24u * 3600u * 1000u,
   };
 }
 
@@ -46,6 +48,8 @@ static int options_check(const dw_options *o) {
       {"segment_bytes", o->segment_bytes, WAL_MIN_SEGMENT_BYTES, 4ull << 30},
       {"memtable_bytes", o->memtable_bytes, 65536, 16ull << 30},
       {"heartbeat_ms", o->heartbeat_ms, 10, 60000},
+      {"scrub_bytes_per_s", o->scrub_bytes_per_s, 0, 1ull << 40},
+      {"scrub_interval_ms", o->scrub_interval_ms, 1, 3650ull * 24 * 3600 * 1000},
       {"peer_timeout_ms", o->peer_timeout_ms, 2ull * o->heartbeat_ms, 3600000},
   };
   for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
@@ -79,8 +83,8 @@ int options_copy(dw_options *dst, const dw_options *src) {
   if (o.retain_ms > UINT64_MAX / 1000000u) o.retain_ms = UINT64_MAX / 1000000u; /* for ever */
   int rc = options_check(&o);
   if (rc) return rc;
-  const char **strings[] = {&o.region, &o.listen, &o.primary};
-  for (size_t i = 0; i < 3; i++) {
+  const char **strings[] = {&o.region, &o.listen, &o.primary, &o.repair_from};
+  for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     rc = copy_string(strings[i]);
     if (rc) {
       while (i-- > 0) free((char *)(uintptr_t)*strings[i]);
@@ -95,4 +99,5 @@ void options_free(dw_options *o) {
   free((char *)(uintptr_t)o->region);
   free((char *)(uintptr_t)o->listen);
   free((char *)(uintptr_t)o->primary);
+  free((char *)(uintptr_t)o->repair_from);
 }

@@ -306,12 +306,15 @@ int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct 
   /* From here on the directory opens in the new state. */
   pthread_mutex_lock(&e->mu);
   e->installing = true;
-  while (e->maint_busy) {
+  atomic_store(&e->stop_asking, true); /* a repair of the log that goes away is of no use */
+  while (e->maint_busy || e->scrub_busy) {
     e->moved_waiters++;
     pthread_cond_wait(&e->moved_cond, &e->mu);
     e->moved_waiters--;
   }
+  atomic_store(&e->stop_asking, e->closing);
   role_take(e);
+  scrub_drop(e);
   install_switch(e, &in, pos);
   rc = epochs_load(e);
   e->installing = false;

@@ -133,7 +133,15 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->commits = e->commits;
   s->approximate_keys = e->health.approximate_keys;
   s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;
-  s->failed = e->failed_rc != 0 || e->store_error_rc != 0;
+  s->failed = e->failed_rc != 0 || e->store_error_rc != 0 || e->log_damaged;
+  s->scrub_done_bytes = e->scrub.done;
+  s->scrub_total_bytes = e->scrub.total;
+  s->scrub_passes = e->scrub.passes;
+  s->damage_found = e->scrub.found;
+  s->damage_repaired = e->scrub.repaired;
+  s->damage_now = e->scrub.damaged_now;
+  s->repaired_blocks = e->scrub.repaired_blocks;
+  snprintf(s->scrub_result, sizeof s->scrub_result, "%s", e->scrub.result);
   snprintf(s->error, sizeof s->error, "%s", e->failed);
   if (e->opt.primary) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
   if (e->rops) e->rops->status(e->rctx, s);

@@ -31,6 +31,9 @@ static const struct {
     [MSG_CKPT_DONE] = {"CKPT_DONE", 16, 16, 0},
     [MSG_CKPT_ACK] = {"CKPT_ACK", 8, 8, 0},
     [MSG_CKPT_INSTALLED] = {"CKPT_INSTALLED", 16, 16, 0},
+    [MSG_FETCH] = {"FETCH", 88, 4096, 0}, /* later versions append */
+    [MSG_FETCHED] = {"FETCHED", MSG_FETCHED_PREFIX_BYTES, MSG_FETCHED_PREFIX_BYTES + WAL_MAX_BLOCK_BYTES,
+                     MSG_FETCHED_PREFIX_BYTES},
 };
 
 const char *msg_name(unsigned type) {
@@ -50,7 +53,8 @@ size_t msg_hashed_bytes(unsigned type, size_t body_len) {
 
 /* May travel before WELCOME has chosen a version, so they are the same in all of them. */
 static bool any_version(unsigned type) {
-  return type == MSG_HELLO || type == MSG_WELCOME || type == MSG_REFUSE || type == MSG_HEARTBEAT;
+  return type == MSG_HELLO || type == MSG_WELCOME || type == MSG_REFUSE || type == MSG_HEARTBEAT || type == MSG_FETCH ||
+         type == MSG_FETCHED;
 }
 
 /* ---- header -------------------------------------------------------------------------------- */
@@ -191,4 +195,15 @@ void msg_chunk_head(const struct msg_sender *s, uint32_t file, uint64_t offset, 
   memcpy(prefix + 16, hash.b, 16);
   put_u64(prefix + 32, 0);
   head(s, MSG_CKPT_CHUNK, MSG_CHUNK_PREFIX_BYTES + bytes, prefix, out);
+}
+
+void msg_fetched_head(const struct msg_sender *s, const struct msg_fetched *m, size_t block_bytes,
+                      uint8_t out[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES]) {
+  uint8_t *prefix = out + MSG_HEADER_BYTES;
+  memset(prefix, 0, MSG_FETCHED_PREFIX_BYTES);
+  put_u16(prefix, m->version);
+  put_u32(prefix + 4, m->count);
+  put_u64(prefix + 8, m->id);
+  memcpy(prefix + 16, m->cluster_id.b, 16);
+  head(s, MSG_FETCHED, MSG_FETCHED_PREFIX_BYTES + block_bytes, prefix, out);
 }

@@ -3,8 +3,8 @@
  * A connection carries frames in both directions: a 48-byte header and a body. A frame is valid if and only if
  *   1. magic, flags (0) and the header checksum are right;
  *   2. its type is one that the reader accepts now (frame_reader_accept) and body_len is within that type's bounds;
- *   3. its version is 0 for HELLO, WELCOME, REFUSE and HEARTBEAT, else the version that WELCOME chose;
- *   4. the body checksum matches. In the two bulk types it covers the fixed prefix only, because the bulk verifies
+ *   3. its version is 0 for HELLO, WELCOME, REFUSE, HEARTBEAT, FETCH and FETCHED, else the version that WELCOME chose;
+ *   4. the body checksum matches. In the three bulk types it covers the fixed prefix only, because the bulk verifies
  *      itself: blocks by their own header checksum, payload hash and chain (checksummed once, at the primary),
  *      checkpoint chunks by the hash in their prefix;
  *   5. the body decodes: exact lengths, reserved bytes zero, enums known.
@@ -34,6 +34,8 @@
 #define MSG_CHUNK_BYTES 262144u      /* at most, of one CKPT_CHUNK */
 #define MSG_MANIFEST_BYTES 4194304u  /* body of a CKPT_MANIFEST at most */
 #define MSG_MAX_HEARTBEAT_MS 60000u
+#define MSG_FETCHED_PREFIX_BYTES 48u /* version, count, id, cluster, reserved */
+#define MSG_FETCH_BYTES 1048576u     /* of blocks in one FETCHED; a bigger block travels alone */
 
 enum msg_type {
   MSG_HELLO = 1,          /* f->p: who I am, where my log ends */
@@ -52,7 +54,9 @@ enum msg_type {
   MSG_CKPT_DONE = 14,     /* p->f: all files sent */
   MSG_CKPT_ACK = 15,      /* f->p: bytes taken, opens the window */
   MSG_CKPT_INSTALLED = 16, /* f->p: switched over; HELLO follows */
-  MSG_TYPES = 17
+  MSG_FETCH = 17,          /* asker -> any node, instead of HELLO: blocks to repair a log with */
+  MSG_FETCHED = 18,        /* back: whole blocks, byte for byte as on disk */
+  MSG_TYPES = 19
 };
 #define MSG_BIT(type) (1u << (type))
 const char *msg_name(unsigned type); /* "HELLO"; "type 99" is the caller's to print: NULL */
@@ -151,6 +155,25 @@ struct msg_ack {
   uint64_t staleness_ms; /* UINT64_MAX: unknown */
 };
 
+/* A question for blocks: those behind `from`, in order, as far as their last LSN is at most `upto`. */
+struct msg_fetch {
+  uint16_t version_min, version_max;
+  uint32_t max_bytes; /* of blocks in the answer; one block comes in any case */
+  struct hash128 cluster_id;
+  uint64_t node_id; /* the asker's */
+  uint64_t id;      /* rising; the answer carries it */
+  struct wal_pos from;
+  dw_lsn upto;
+};
+struct msg_fetched {
+  uint16_t version;
+  uint32_t count; /* 0: nothing follows `from` up to `upto` */
+  uint64_t id;
+  struct hash128 cluster_id;
+  const uint8_t *blocks; /* as msg_blocks; msg_fetched_blocks makes one of it */
+  size_t bytes;
+};
+
 #define MSG_MAX_HOPS 8u /* a probe relayed more often runs in a circle of followers */
 struct msg_probe {
   uint64_t id, mono_ns;
@@ -191,7 +214,7 @@ struct msg_ckpt_ack {
 
 /* Who sends: goes into every header. */
 struct msg_sender {
-  uint16_t version; /* negotiated; HELLO, WELCOME, REFUSE and HEARTBEAT carry 0 whatever it is */
+  uint16_t version; /* negotiated; the types that may travel before WELCOME carry 0 whatever it is */
   uint64_t epoch, node_id;
 };
 
@@ -209,11 +232,14 @@ int msg_put_ckpt_file_end(struct buf *, const struct msg_sender *, const struct 
 int msg_put_ckpt_done(struct buf *, const struct msg_sender *, const struct hash128 *id);
 int msg_put_ckpt_ack(struct buf *, const struct msg_sender *, const struct msg_ckpt_ack *);
 int msg_put_ckpt_installed(struct buf *, const struct msg_sender *, const struct hash128 *id);
+int msg_put_fetch(struct buf *, const struct msg_sender *, const struct msg_fetch *);
 /* A frame with the given body; for the manifest and for tests. */
 int msg_put(struct buf *, const struct msg_sender *, unsigned type, const void *body, size_t n);
 /* Header and prefix only; the caller sends the bulk behind them. */
 void msg_blocks_head(const struct msg_sender *, dw_lsn commit_lsn, uint32_t count, size_t block_bytes,
                      uint8_t out[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES]);
+void msg_fetched_head(const struct msg_sender *, const struct msg_fetched *, size_t block_bytes,
+                      uint8_t out[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES]);
 void msg_chunk_head(const struct msg_sender *, uint32_t file, uint64_t offset, const void *data, uint32_t bytes,
                     uint8_t out[MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES]);
 
@@ -222,6 +248,8 @@ int msg_get_hello(const struct frame *, struct msg_hello *);
 int msg_get_welcome(const struct frame *, struct msg_welcome *);
 int msg_get_refuse(const struct frame *, struct msg_refuse *);
 int msg_get_blocks(const struct frame *, struct msg_blocks *);
+int msg_get_fetch(const struct frame *, struct msg_fetch *);
+int msg_get_fetched(const struct frame *, struct msg_fetched *);
 int msg_get_commit(const struct frame *, dw_lsn *commit_lsn);
 int msg_get_ack(const struct frame *, struct msg_ack *);
 int msg_get_probe(const struct frame *, struct msg_probe *);

@@ -258,6 +258,59 @@ int msg_get_heartbeat(const struct frame *f, struct msg_heartbeat *m) {
   return DW_OK;
 }
 
+/* ---- fetching blocks ----------------------------------------------------------------------- */
+
+int msg_put_fetch(struct buf *b, const struct msg_sender *s, const struct msg_fetch *m) {
+  uint8_t p[88] = {0};
+  put_u16(p, m->version_min);
+  put_u16(p + 2, m->version_max);
+  put_u32(p + 4, m->max_bytes);
+  put_hash(p + 8, &m->cluster_id);
+  put_u64(p + 24, m->node_id);
+  put_u64(p + 32, m->id);
+  put_pos(p + 40, &m->from);
+  put_u64(p + 72, m->upto);
+  return msg_put(b, s, MSG_FETCH, p, sizeof p);
+}
+
+int msg_get_fetch(const struct frame *f, struct msg_fetch *m) {
+  const uint8_t *p = f->body;
+  *m = (struct msg_fetch){.version_min = get_u16(p), .version_max = get_u16(p + 2)};
+  /* Judged first, as in HELLO. */
+  if (m->version_min == 0 || m->version_min > m->version_max) return bad(f, "impossible version range");
+  if (m->version_max < MSG_VERSION_MIN || m->version_min > MSG_VERSION_MAX)
+    return dw_fail(DW_UNSUPPORTED, "protocol versions %u to %u are spoken there, %u to %u here", m->version_min,
+                   m->version_max, MSG_VERSION_MIN, MSG_VERSION_MAX);
+  m->max_bytes = get_u32(p + 4);
+  m->cluster_id = get_hash(p + 8);
+  m->node_id = get_u64(p + 24);
+  m->id = get_u64(p + 32);
+  m->from = get_pos(p + 40);
+  m->upto = get_u64(p + 72);
+  if (!all_zero(p + 80, 8)) return bad(f, "reserved bytes are not zero");
+  if (hash128_zero(&m->cluster_id)) return bad(f, "no cluster id");
+  if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
+  if (m->id == 0) return bad(f, "id is zero");
+  if (m->upto < m->from.lsn) return bad(f, "it ends before it begins");
+  return DW_OK;
+}
+
+int msg_get_fetched(const struct frame *f, struct msg_fetched *m) {
+  const uint8_t *p = f->body;
+  *m = (struct msg_fetched){.version = get_u16(p),
+                            .count = get_u32(p + 4),
+                            .id = get_u64(p + 8),
+                            .cluster_id = get_hash(p + 16),
+                            .blocks = p + MSG_FETCHED_PREFIX_BYTES,
+                            .bytes = f->h.body_len - MSG_FETCHED_PREFIX_BYTES};
+  if (m->version < MSG_VERSION_MIN || m->version > MSG_VERSION_MAX)
+    return dw_fail(DW_UNSUPPORTED, "FETCHED chose protocol version %u, not offered", m->version);
+  if (!all_zero(p + 2, 2) || !all_zero(p + 32, 16)) return bad(f, "reserved bytes are not zero");
+  if (m->count > m->bytes / WAL_BLOCK_HEADER_BYTES || (m->count == 0 && m->bytes))
+    return bad(f, "impossible number of blocks");
+  return DW_OK;
+}
+
 /* ---- checkpoint ---------------------------------------------------------------------------- */
 
 int msg_put_ckpt_want(struct buf *b, const struct msg_sender *s, const struct hash128 *id, const uint64_t *offsets,

@@ -11,6 +11,7 @@
 
 #include "replication/address.h"
 #include "replication/node.h"
+#include "replication/repair_source.h"
 #include "wal/base/status.h"
 
 /* ---- the engine's hooks: any thread, locks held ---------------------------------------------- */
@@ -160,16 +161,30 @@ static int check_address(const char *option, const char *text) {
   return DW_OK;
 }
 
+/* Whom a damaged log is repaired from. It goes to the engine, which lives longer than the node. */
+static int make_source(const dw_options *opt, struct block_source *out) {
+  const char *lists[] = {opt ? opt->primary : NULL, opt ? opt->repair_from : NULL};
+  return repair_source_create(env_posix(), lists, 2, opt ? opt->peer_timeout_ms : 0, out);
+}
+
 int dw_open(const char *dir, const dw_options *opt, dw_engine **out) {
   if (!out) return dw_fail(DW_INVALID, "dw_open: nowhere to put the engine");
   if (opt) {
     int rc = check_address("listen", opt->listen);
     if (rc == DW_OK) rc = check_address("primary", opt->primary);
+    if (rc == DW_OK && (rc = repair_source_check(opt->repair_from))) dw_fail_prefix(rc, "option repair_from");
     if (rc) return rc;
   }
   dw_engine *e = NULL;
-  int rc = engine_open(dir, opt, &(struct engine_config){.threads = true}, &e);
-  if (rc) return rc;
+  struct block_source source = {0};
+  int rc = make_source(opt, &source);
+  if (rc == DW_OK) rc = engine_open(dir, opt, &(struct engine_config){.threads = true, .source = &source}, &e);
+  if (rc) {
+    char why[512];
+    dw_error_copy(why, sizeof why);
+    repair_source_free(&source);
+    return dw_fail(rc, "%s", why);
+  }
   if (opt && (opt->listen || opt->primary)) rc = node_start(e);
   if (rc) {
     char why[400];

@@ -3,6 +3,7 @@
  *   struct node
  *     transport     loop thread, sockets, timer, jobs                   transport_uv.c
  *     serve         connections of followers, one shipper each          node_serve.c, node_bootstrap.c
+ *                   blocks for somebody who repairs his log             node_fetch.c
  *     follow        the connection to the primary, one receiver         node_follow.c
  *     strong        readers that wait for an answer of the primary      node_strong.c
  *     report        what dw_status_get shows                            node_report.c
@@ -30,6 +31,7 @@
 
 #define NODE_MAX_FOLLOWERS 64u    /* connected at once; the next one is refused */
 #define NODE_MAX_CONNECTIONS 160u /* with strangers that have not said HELLO yet; the next one is closed */
+#define NODE_MAX_FETCHERS 2u      /* that repair their logs from ours at once; the next one is refused */
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 
@@ -66,6 +68,19 @@ struct locate_job {
   char why[MSG_TEXT_BYTES];
 };
 
+/* Reading blocks for somebody who repairs his log. */
+#define FETCH_MAX_BLOCKS 4096u
+struct fetch_job {
+  struct peer *peer;
+  struct wal *wal;
+  struct msg_fetch ask;
+  struct wal_cursor *cursor; /* kept for the next question, if that goes on where this one ended */
+  struct wal_block **blocks;
+  size_t count;
+  int rc;
+  char why[MSG_TEXT_BYTES];
+};
+
 /* Making a checkpoint, or reading a chunk of it. */
 struct ckpt_job {
   struct peer *peer;
@@ -94,6 +109,7 @@ struct peer {
   unsigned jobs;
   struct locate_job locate;
   struct ckpt_job job;
+  struct fetch_job fetch;
   char address[DW_ADDRESS_BYTES + 16];
 };
 
@@ -130,7 +146,7 @@ struct node {
   bool stopping;
   uint64_t tick_ns, next_tick_ns;
   struct peer *peers;
-  unsigned peer_count, locates; /* locates: jobs under way */
+  unsigned peer_count, locates; /* locates: jobs under way that use the log */
   bool serve_blocked;           /* the log is about to be replaced */
   unsigned cuts;                /* how often the log was cut: positions found before a cut are void */
   struct ack_quorum quorum;
@@ -164,6 +180,10 @@ void serve_pin_log(struct node *);
 /* Ends all followers' connections with this reason; no cursor is left when it returns (jobs may still open one: wait
  * for n->locates to become 0). */
 void serve_end_all(struct node *, int code, const char *why);
+
+/* node_fetch.c */
+void fetch_start(struct peer *, const struct msg_fetch *);
+void fetch_drop_cursor(struct peer *); /* no job of it is running */
 
 /* node_bootstrap.c: the checkpoint actions of a shipper */
 void bootstrap_make(struct peer *, const struct hash128 *resume); /* call again while p->make_waits */

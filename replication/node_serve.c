@@ -108,10 +108,14 @@ void serve_accept_failed(void *ctx, const char *why) {
 static void log_end(struct peer *p, int code, const char *why) {
   struct node *n = p->n;
   const struct msg_hello *h = shipper_hello(p->ship);
-  if (!h && !may_log_stranger(n)) return;
+  const struct msg_fetch *f = shipper_fetch(p->ship);
+  if (!h && !f && !may_log_stranger(n)) return;
   int level = code == DW_OK || code == DW_CLOSED ? DW_LOG_INFO : DW_LOG_WARN;
   if (h)
     engine_log(n->e, level, "follower %s (node %llu): disconnected: %s", p->address, (unsigned long long)h->node_id,
+               why);
+  else if (f)
+    engine_log(n->e, level, "%s (node %llu): end of a repair there: %s", p->address, (unsigned long long)f->node_id,
                why);
   else
     engine_log(n->e, level, "%s: disconnected before it said who it is: %s", p->address, why);
@@ -120,6 +124,7 @@ static void log_end(struct peer *p, int code, const char *why) {
 static void close_cursor(struct peer *p) {
   wal_cursor_close(p->cursor);
   p->cursor = NULL;
+  if (!p->jobs) fetch_drop_cursor(p); /* or when the job is back */
 }
 
 static void peer_close(struct peer *p, int code, const char *why) {
@@ -147,6 +152,8 @@ static void sweep(struct node *n) {
     n->peer_count--;
     bootstrap_gone(p);
     shipper_destroy(p->ship);
+    fetch_drop_cursor(p);
+    free(p->fetch.blocks);
     free(p->locate.epochs);
     free(p->job.data);
     free(p);
@@ -326,6 +333,7 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   struct node *n = p->n;
   switch (a->type) {
   case SHIP_LOCATE: on_locate(p, a->hello); break;
+  case SHIP_FETCH: fetch_start(p, a->fetch); break;
   case SHIP_READ_LOG: on_read_log(p, a->read.max_bytes); break;
   case SHIP_MAKE_CHECKPOINT: bootstrap_make(p, &a->make.resume); break;
   case SHIP_READ_CHUNK: bootstrap_read(p, a); break;

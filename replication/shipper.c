@@ -56,11 +56,12 @@ void ship_end(struct shipper *s, int code, dw_lsn lsn, bool tell, const char *fm
 
 void ship_accept(struct shipper *s) {
   static const uint32_t by_phase[] = {
-      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_LOCATING] = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_STREAMING] = MSG_BIT(MSG_ACK) | MSG_BIT(MSG_PROBE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_BOOTSTRAPPING] = MSG_BIT(MSG_CKPT_WANT) | MSG_BIT(MSG_CKPT_ACK) | MSG_BIT(MSG_CKPT_INSTALLED) |
                              MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_FETCHING] = MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_CLOSING] = 0,
       [SHIP_CLOSED] = 0};
   frame_reader_accept(&s->in, by_phase[s->phase]);
@@ -110,8 +111,9 @@ uint64_t ship_timeout_ns(const struct shipper *s) {
 static void check_time(struct shipper *s) {
   uint64_t limit = ship_timeout_ns(s);
   if (!ship_open(s)) return;
-  if (!shipper_wants_input(s)) s->in_ns = s->now_ns; /* the silence is ours; the check on the output stands guard */
-  if (!s->have_hello && s->now_ns - s->born_ns >= limit)
+  /* The silence is ours; the check on the output stands guard. */
+  if (!shipper_wants_input(s) || s->fetch != ASK_NO) s->in_ns = s->now_ns;
+  if (!s->have_hello && !s->have_fetch && s->now_ns - s->born_ns >= limit)
     ship_end(s, DW_TIMEOUT, 0, false, "no HELLO within %u ms", s->cfg.peer_timeout_ms);
   else if (s->now_ns - s->in_ns >= limit)
     ship_end(s, DW_TIMEOUT, 0, false, "silent for %llu ms", (unsigned long long)((s->now_ns - s->in_ns) / 1000000));
@@ -149,6 +151,10 @@ uint64_t shipper_next_tick(const struct shipper *s) {
   uint64_t limit = ship_timeout_ns(s), at = s->in_ns + limit;
   if (s->phase == SHIP_CLOSED) return UINT64_MAX;
   if (s->phase == SHIP_CLOSING) return s->linger_ns;
+  if (s->have_fetch) {
+    if (s->fetch == ASK_WANTED && s->fetch_ns < at) at = s->fetch_ns;
+    return s->out.bytes && s->out_ns + limit < at ? s->out_ns + limit : at;
+  }
   if (!s->have_hello) return s->born_ns + limit < at ? s->born_ns + limit : at;
   uint64_t next_beat = s->beat_ns + ms(s->cfg.heartbeat_ms);
   if (next_beat < at) at = next_beat;
@@ -254,6 +260,11 @@ static bool next_question(struct shipper *s, struct ship_action *a) {
                               .read = {room < MSG_BLOCKS_BATCH_BYTES ? room : MSG_BLOCKS_BATCH_BYTES}};
     return true;
   }
+  if (s->fetch == ASK_WANTED && s->now_ns >= s->fetch_ns && s->out.bytes < s->cfg.max_output_bytes) {
+    s->fetch = ASK_OPEN;
+    *a = (struct ship_action){.type = SHIP_FETCH, .fetch = &s->fetch_msg};
+    return true;
+  }
   if (s->make == ASK_WANTED) {
     s->make = ASK_OPEN;
     *a = (struct ship_action){.type = SHIP_MAKE_CHECKPOINT, .make = {s->hello.resume}};
@@ -295,6 +306,9 @@ dw_peer_state shipper_state(const struct shipper *s) {
 }
 const struct msg_hello *shipper_hello(const struct shipper *s) {
   return s->have_hello ? &s->hello : NULL;
+}
+const struct msg_fetch *shipper_fetch(const struct shipper *s) {
+  return s->have_fetch ? &s->fetch_msg : NULL;
 }
 struct wal_pos shipper_sent(const struct shipper *s) {
   return s->sent;

@@ -1,5 +1,8 @@
 /* The sending side of one connection: a pure state machine, one per follower that connected to us.
  *
+ *   A connection that begins with FETCH instead of HELLO only asks for blocks to repair a log with: FETCHING, until the
+ * peer leaves.
+ *
  *             HELLO                     STREAM
  *   HANDSHAKE -----> locating ----------------------------> STREAMING
  *     ^  ^              |  | TRUNCATE (HELLO again)
@@ -69,6 +72,9 @@ enum ship_action_type {
    * shipper_commit was told last). Cascading follower: send a probe of its own upstream (receiver_probe with
    * probe.hops + 1), answer when that is answered; no answer if it is not. */
   SHIP_PROBE,
+  /* Somebody repairs his log: read blocks behind fetch->from as far as their last LSN is at most fetch->upto, until
+   * fetch->max_bytes are reached, one at least; shipper_fetched. fetch stays valid until then. */
+  SHIP_FETCH,
   SHIP_MARKS, /* quorum_marks, then engine_acks; from a cascaded follower only for status */
   SHIP_STATE, /* shipper_state changed: quorum_state */
   SHIP_LOG,   /* a line for the log */
@@ -79,6 +85,7 @@ struct ship_action {
   enum ship_action_type type;
   union {
     const struct msg_hello *hello;
+    const struct msg_fetch *fetch;
     struct {
       size_t max_bytes;
     } read;
@@ -128,6 +135,9 @@ void shipper_blocks(struct shipper *, int rc, struct wal_block **, size_t n, boo
                     uint64_t now_ns);
 void shipper_checkpoint(struct shipper *, int rc, struct ckpt_manifest *, const char *text, uint64_t now_ns); /* takes it over */
 void shipper_chunk(struct shipper *, int rc, const void *data, const char *text, uint64_t now_ns);            /* copies */
+/* References are the shipper's afterwards, in every case. n == 0 with DW_OK: nothing follows up to `upto`. Any other rc is
+ * told to the peer with its text, and the connection ends. */
+void shipper_fetched(struct shipper *, int rc, struct wal_block **, size_t n, const char *text, uint64_t now_ns);
 void shipper_probe_answer(struct shipper *, const struct msg_probe *, dw_lsn commit_lsn, uint64_t now_ns);
 
 /* ---- what to do ---------------------------------------------------------------------------- */
@@ -140,6 +150,7 @@ uint64_t shipper_next_tick(const struct shipper *); /* when a tick is due at the
 /* ---- looking ------------------------------------------------------------------------------- */
 dw_peer_state shipper_state(const struct shipper *); /* CONNECTING, BOOTSTRAPPING, CATCHING_UP, STREAMING, DISCONNECTED */
 const struct msg_hello *shipper_hello(const struct shipper *); /* NULL: none came yet */
+const struct msg_fetch *shipper_fetch(const struct shipper *); /* the last FETCH, NULL: none came */
 struct wal_pos shipper_sent(const struct shipper *);           /* last boundary sent; for lag */
 uint64_t shipper_sent_bytes(const struct shipper *);           /* that the socket took */
 

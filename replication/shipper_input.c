@@ -209,6 +209,7 @@ static void on_frame(struct shipper *s, const struct frame *f) {
   }
   switch (f->h.type) {
   case MSG_HELLO: on_hello(s, f); break;
+  case MSG_FETCH: ship_on_fetch(s, f); break;
   case MSG_ACK: on_ack(s, f); break;
   case MSG_PROBE: on_probe(s, f); break;
   case MSG_REFUSE: on_refuse(s, f); break;

@@ -1,5 +1,5 @@
-/* The shipper's state, shared by its three files: shipper.c (events, timers, actions), shipper_input.c (what the
- * follower says), shipper_send.c (blocks and checkpoint chunks).
+/* The shipper's state, shared by its four files: shipper.c (events, timers, actions), shipper_input.c (what the
+ * follower says), shipper_send.c (blocks and checkpoint chunks), shipper_fetch.c (blocks for a repair).
  *
  * Actions are not queued but derived: each is a condition on the state ("a read is wanted and none is open"), looked at
  * in a fixed order by shipper_next. So nothing can pile up, and an action that lost its reason is never taken. Only log
@@ -16,6 +16,7 @@
 #define SHIP_LINES 8u                  /* log lines waiting; older ones are dropped */
 #define SHIP_SMALL_BYTES 65536u        /* small frames are held back while more than this is unsent */
 #define SHIP_LINGER_NS 1000000000ull   /* for the goodbye to get out */
+#define SHIP_FETCH_BYTES_PER_S (32u << 20) /* for all that one asker gets: a repair is not a bootstrap */
 #define SHIP_BOOTSTRAP_TIMEOUTS 12u    /* a bootstrap that does not move for so many peer timeouts is over */
 
 enum ship_phase {
@@ -23,6 +24,7 @@ enum ship_phase {
   SHIP_LOCATING,  /* the driver decides the position */
   SHIP_STREAMING,
   SHIP_BOOTSTRAPPING,
+  SHIP_FETCHING, /* answers FETCHes, nothing else */
   SHIP_CLOSING, /* the goodbye is on its way out */
   SHIP_CLOSED   /* SHIP_CLOSE was taken */
 };
@@ -46,7 +48,10 @@ struct shipper {
   bool want_log; /* there may be blocks beyond `sent` */
   bool live;
 
-  enum ship_ask locate, read, make, chunk;
+  enum ship_ask locate, read, make, chunk, fetch;
+  struct msg_fetch fetch_msg;
+  bool have_fetch;
+  uint64_t fetch_ns; /* the next answer is not due before */
   bool drop, state_changed, marks_changed;
   dw_peer_state state;
   struct msg_ack marks; /* as reported: clamped, rising */
@@ -84,6 +89,9 @@ static inline bool ship_open(const struct shipper *s) { return s->phase < SHIP_C
 
 /* shipper_input.c */
 void ship_read_frames(struct shipper *);
+
+/* shipper_fetch.c */
+void ship_on_fetch(struct shipper *, const struct frame *);
 
 /* shipper_send.c */
 void ship_tell_commit(struct shipper *);

@@ -14,6 +14,10 @@ struct wal_cursor {
   struct segment *seg; /* its `cursors` counts us */
   struct frame_scan scan;
   uint64_t truncations; /* as of the last look */
+  uint64_t rebuilt;     /* likewise */
+  unsigned repairs;     /* of seg, likewise */
+  bool seeking;         /* seg was rebuilt under us: walks from its beginning to where it stood */
+  struct wal_pos seek;  /* there */
 };
 
 /* mu held. */
@@ -22,6 +26,7 @@ static void enter(struct wal_cursor *c, struct segment *s, uint64_t off, const s
     if (c->seg) c->seg->cursors--;
     s->cursors++;
     c->seg = s;
+    c->repairs = s->repairs;
     if (c->scan.file) c->w->env->ops->close(c->scan.file);
     c->scan.file = NULL;
     c->scan.window.len = 0;
@@ -39,7 +44,7 @@ static struct segment *segment_after(const struct wal *w, const struct segment *
   return NULL;
 }
 
-static struct segment *segment_by_seq(const struct wal *w, uint64_t seq) {
+struct segment *segment_by_seq(const struct wal *w, uint64_t seq) {
   uint64_t first = w->segments[0]->h.seq; /* numbers are contiguous */
   return seq >= first && seq - first < w->count ? w->segments[seq - first] : NULL;
 }
@@ -56,24 +61,40 @@ static int take_cached(struct wal_cursor *c, const struct tail_entry *e, dw_lsn 
   return DW_OK;
 }
 
+static bool same_place(const struct wal_pos *a, const struct wal_pos *b) {
+  return a->lsn == b->lsn && hash128_eq(&a->chain, &b->chain);
+}
+
+/* The segment was rebuilt: frames may stand at other offsets now. mu held. */
+static void seek_again(struct wal_cursor *c) {
+  struct wal_pos start = segment_start(&c->seg->h);
+  if (!c->seeking) c->seek = c->scan.pos;
+  c->seeking = !same_place(&start, &c->seek);
+  c->repairs = c->seg->repairs;
+  c->scan.off = WAL_SEGMENT_HEADER_BYTES;
+  c->scan.pos = start;
+}
+
 /* What a cursor may do next; decided under mu. */
 enum step { STEP_CACHED, STEP_FILE, STEP_END, STEP_CUT };
 
 static enum step next_step(struct wal_cursor *c, dw_lsn limit, struct wal_block **out, int *rc) {
   struct wal *w = c->w;
   for (;;) {
-    if (c->truncations != w->truncations) {
+    if (c->truncations != w->truncations || c->rebuilt != w->rebuilt) {
       c->scan.window.len = 0;
-      if (c->scan.file) w->env->ops->close(c->scan.file); /* the cut wrote a new file under the name */
+      if (c->scan.file) w->env->ops->close(c->scan.file); /* there is a new file under the name */
       c->scan.file = NULL;
       for (; c->truncations < w->truncations; c->truncations++) {
         const struct cut *cut = &w->cuts[c->truncations];
         if (c->seg->h.seq > cut->seq || (c->seg->h.seq == cut->seq && c->scan.off > cut->off)) return STEP_CUT;
       }
+      c->rebuilt = w->rebuilt;
+      if (c->repairs != c->seg->repairs) seek_again(c);
     }
     const struct tail_entry *e = tail_find(w, c->seg->h.seq, c->scan.off, &c->scan.pos);
     if (e) {
-      *rc = take_cached(c, e, limit, out);
+      *rc = take_cached(c, e, c->seeking ? UINT64_MAX : limit, out);
       return STEP_CACHED;
     }
     struct segment *next = segment_after(w, c->seg);
@@ -84,13 +105,21 @@ static enum step next_step(struct wal_cursor *c, dw_lsn limit, struct wal_block 
       c->scan.limit = c->seg->end_known ? c->seg->end : c->seg->file_bytes;
       return STEP_FILE;
     }
+    if (c->seeking) return STEP_CUT; /* it stood where there is no boundary any more */
     if (!next) return STEP_END;
     struct wal_pos pos = c->scan.pos;
     enter(c, next, WAL_SEGMENT_HEADER_BYTES, &pos);
   }
 }
 
+static void note_damage(struct wal_cursor *c) {
+  pthread_mutex_lock(&c->w->mu);
+  c->w->met_damage = c->seg->h.seq;
+  pthread_mutex_unlock(&c->w->mu);
+}
+
 static int corrupt_here(struct wal_cursor *c) {
+  note_damage(c);
   return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu", c->seg->path, (unsigned long long)c->scan.off,
                         (unsigned long long)c->scan.pos.lsn + 1);
 }
@@ -106,6 +135,7 @@ static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   do {
     if (c->scan.off >= c->scan.limit) return DW_OK;
     int rc = frame_next(&c->scan, &kind);
+    if (rc == DW_IO) note_damage(c); /* the sector may come back from a peer */
     if (rc) return rc;
   } while (kind == FRAME_MARK);
   if (kind == FRAME_NONE) return corrupt_here(c);
@@ -132,10 +162,10 @@ static int next_once(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   }
   uint64_t off = c->scan.off;
   struct wal_pos pos = c->scan.pos;
-  rc = read_file(c, limit, out);
+  rc = read_file(c, c->seeking ? UINT64_MAX : limit, out);
   pthread_mutex_lock(&c->w->mu);
   seg->cursors--;
-  if (rc == DW_OK) (void)segment_index_add(seg, off, &pos);
+  if (rc == DW_OK && c->repairs == seg->repairs) (void)segment_index_add(seg, off, &pos);
   /* Behind the last frame of an unwalked segment there may be zeros: its successor's header has the last word. */
   pthread_mutex_unlock(&c->w->mu);
   return rc;
@@ -144,8 +174,13 @@ static int next_once(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
 int wal_cursor_next(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
   int rc;
   *out = NULL;
-  do rc = next_once(c, limit, out);
-  while (rc == DW_OK && !*out);
+  do {
+    rc = next_once(c, limit, out);
+    if (!c->seeking || rc) continue;
+    wal_block_unref(*out); /* one that it had taken before */
+    *out = NULL;
+    c->seeking = !same_place(&c->scan.pos, &c->seek);
+  } while (rc == DW_OK && !*out);
   return rc;
 }
 
@@ -182,10 +217,6 @@ static int cursor_new(struct wal *w, struct wal_cursor **out) {
   return DW_OK;
 }
 
-static bool same_place(const struct wal_pos *a, const struct wal_pos *b) {
-  return a->lsn == b->lsn && hash128_eq(&a->chain, &b->chain);
-}
-
 int wal_cursor_open(struct wal *w, const struct wal_pos *pos, struct wal_cursor **out) {
   struct wal_cursor *c = NULL;
   int rc = cursor_new(w, &c);
@@ -193,6 +224,7 @@ int wal_cursor_open(struct wal *w, const struct wal_pos *pos, struct wal_cursor 
   pthread_mutex_lock(&w->mu);
   struct wal_pos oldest = segment_start(&w->segments[0]->h), end = last_segment(w)->end_pos;
   c->truncations = w->truncations;
+  c->rebuilt = w->rebuilt;
   if (same_place(&end, pos)) /* the usual case: at the end */
     enter(c, last_segment(w), last_segment(w)->end, &end);
   else
@@ -225,7 +257,7 @@ int wal_cursor_open(struct wal *w, const struct wal_pos *pos, struct wal_cursor 
 }
 
 struct wal_pos wal_cursor_pos(const struct wal_cursor *c) {
-  return c->scan.pos;
+  return c->seeking ? c->seek : c->scan.pos;
 }
 
 uint64_t wal_cursor_lag_bytes(const struct wal_cursor *c) {
@@ -266,6 +298,7 @@ int wal_boundary_at_most(struct wal *w, uint64_t epoch, dw_lsn lsn, struct wal_p
   if (rc) return rc;
   pthread_mutex_lock(&w->mu);
   c->truncations = w->truncations;
+  c->rebuilt = w->rebuilt;
   size_t i = w->count - 1;
   struct wal_pos start = segment_start(&w->segments[i]->h);
   while (i > 0 && (start.lsn > lsn || start.epoch > epoch)) start = segment_start(&w->segments[--i]->h);

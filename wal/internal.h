@@ -7,12 +7,16 @@
  *   cursor.c    readers' positions; finding boundaries
  *   trim.c      trimming, truncating, preparing
  *   inspect.c   looking at a directory from outside
+ *   damage.c    finding holes in segments
+ *   repair.c    rebuilding a segment from what stands and what a peer gives
+ *   scrub.c     the same in a log in use
  */
 #ifndef DW_WAL_INTERNALS_H
 #define DW_WAL_INTERNALS_H
 
 #include <pthread.h>
 
+#include "wal/repair.h"
 #include "wal/wal.h"
 
 /* ---- scanning -------------------------------------------------------------------------------- */
@@ -30,6 +34,7 @@ struct frame_scan {
   const char *path;
   uint64_t off;       /* of the next frame */
   uint64_t limit;     /* nothing is read at or beyond it */
+  bool lenient;       /* what the disk can't read counts as zeros: for those who look for damage */
   struct wal_pos pos; /* boundary before the next frame */
   uint64_t salt;      /* marks must carry it */
   struct buf window;
@@ -67,6 +72,7 @@ struct segment {
   uint64_t base_bytes;    /* logical bytes before it */
   uint64_t last_append_ns;
   unsigned cursors;       /* standing in it; mu */
+  unsigned repairs;       /* how often it was rebuilt: frames may stand elsewhere; mu */
   struct index_entry *index;
   size_t index_count, index_cap;
   struct env_file *file; /* open for appending; the newest segment's only */
@@ -105,6 +111,8 @@ struct wal {
   struct cut {
     uint64_t seq, off;
   } *cuts; /* where each truncation cut, so that a cursor learns of those since it last looked; mu */
+  uint64_t rebuilt;     /* segments that were repaired: cursors do the same; mu */
+  uint64_t met_damage;  /* number of the segment in which a cursor met damage, 0: none; mu */
   int stop_rc;          /* mu */
   char stop_why[300];
   uint8_t boot_id[16];
@@ -160,6 +168,29 @@ void tail_free(struct wal *);
 
 /* cursor.c: where a cursor stands. mu held, or no appender and no trimming about. */
 void cursor_place(const struct wal_cursor *, struct segment **, uint64_t *off);
+
+struct segment *segment_by_seq(const struct wal *, uint64_t seq); /* NULL: not here; mu held */
+
+/* damage.c */
+struct survivor { /* something of ours behind a hole, written after it */
+  bool found, mark;
+  uint64_t off, bytes;
+  dw_lsn upto;        /* what is missing before it ends here */
+  struct wal_pos pos; /* boundary behind it (block) or at it (mark); the mark does not know the epoch */
+};
+/* Looks from `at` >= s->off on; s stands at the hole and does not move. */
+int survivor_find(struct frame_scan *s, uint64_t at, const struct wal_damage *, struct survivor *);
+/* The first one behind the place where s stands without a valid frame; in the newest segment only if recovery, too, would
+ * say that something follows. */
+int hole_survivor(struct frame_scan *s, const struct wal_damage *, struct survivor *);
+/* From s on to the end; adds holes to d. s->pos ends up at the last boundary met. */
+int damage_walk(struct frame_scan *s, struct wal_damage *d);
+
+/* repair.c: the file that a segment is rebuilt in. */
+#define WAL_REPAIR_TMP "repair.tmp"
+
+/* scrub.c: puts the rebuilt file `tmp` in place of the segment. end: offset behind its last frame. */
+int segment_replace(struct wal *, const struct wal_damage *, uint64_t truncations, const char *tmp, uint64_t end);
 
 /* recovery.c */
 int wal_recover(struct wal *, struct wal_recovery *);

@@ -44,7 +44,8 @@ static int list_entry(void *arg, const char *name, bool is_dir) {
   struct found_segment f;
   uint64_t spare;
   if (is_dir) return 0;
-  if (strcmp(name, "segment.tmp") == 0 || (spare_name_parse(name, &spare) && l->w->spare_count == SPARES_MAX)) {
+  if (strcmp(name, "segment.tmp") == 0 || strcmp(name, WAL_REPAIR_TMP) == 0 ||
+      (spare_name_parse(name, &spare) && l->w->spare_count == SPARES_MAX)) {
     snprintf(l->leftover, sizeof l->leftover, "%s", name);
     return 0;
   }

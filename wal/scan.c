@@ -7,6 +7,22 @@
 
 #define WINDOW_BYTES (512u << 10)
 
+/* Page by page, so that one bad sector does not hide its neighbours. */
+#define LENIENT_BYTES 4096u
+
+static int read_leniently(struct frame_scan *s, uint64_t from, size_t want, size_t *got) {
+  *got = 0;
+  while (*got < want) {
+    size_t n = want - *got < LENIENT_BYTES ? want - *got : LENIENT_BYTES, part = 0;
+    int rc = s->env->ops->pread(s->file, from + *got, s->window.data + *got, n, &part);
+    if (rc && rc != DW_IO) return rc;
+    if (rc) memset(s->window.data + *got, 0, part = n);
+    *got += part;
+    if (part < n) break;
+  }
+  return DW_OK;
+}
+
 const uint8_t *frame_peek(struct frame_scan *s, size_t at, size_t n, int *rc) {
   *rc = DW_OK;
   uint64_t from = s->off + at;
@@ -18,6 +34,7 @@ const uint8_t *frame_peek(struct frame_scan *s, size_t at, size_t n, int *rc) {
     *rc = buf_reserve(&s->window, want);
     size_t got = 0;
     if (*rc == DW_OK) *rc = s->env->ops->pread(s->file, from, s->window.data, want, &got);
+    if (*rc == DW_IO && s->lenient) *rc = read_leniently(s, from, want, &got);
     if (*rc) return NULL;
     s->window.len = got;
     s->window_off = from;

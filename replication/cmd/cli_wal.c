@@ -1,4 +1,5 @@
-/* `dabbawal wal verify DIR` and `dabbawal wal dump DIR`: look at a log, of a running node or of a dead one.
+/* `dabbawal wal dump DIR`, and where all of `dabbawal wal ...` begins: which log is meant. Of a running node or of a
+ * dead one.
  *
  * DIR is a data directory (then the log of the generation that NODE names, or the newest one if NODE is gone) or a log
  * directory itself. Nothing is written or locked. */
@@ -9,6 +10,7 @@
 
 #include "engine/identity.h"
 #include "replication/cmd/cli.h"
+#include "replication/cmd/cli_wal.h"
 #include "replication/cmd/config.h"
 #include "replication/cmd/daemon.h"
 #include "wal/base/status.h"
@@ -144,33 +146,6 @@ static int on_block(void *arg, const char *path, uint64_t off, const struct wal_
 
 /* ---- commands ---------------------------------------------------------------------------------- */
 
-static void print_report(const char *log, const struct wal_inspect_report *r) {
-  printf("%s\n  segments %llu, blocks %llu, commits %llu, %llu bytes\n", log, (unsigned long long)r->segments,
-         (unsigned long long)r->blocks, (unsigned long long)r->commits, (unsigned long long)r->bytes);
-  if (r->commits)
-    printf("  LSN %llu to %llu, epoch %llu\n", (unsigned long long)r->first.lsn + 1, (unsigned long long)r->last.lsn,
-           (unsigned long long)r->last.epoch);
-  else
-    printf("  no commits behind LSN %llu, epoch %llu\n", (unsigned long long)r->last.lsn,
-           (unsigned long long)r->last.epoch);
-  if (r->torn_bytes)
-    printf("  torn tail: %llu bytes behind the last whole block (being written just now, or cut off by a crash)\n",
-           (unsigned long long)r->torn_bytes);
-}
-
-static int verify(const char *log) {
-  struct wal_inspect how = {0};
-  struct wal_inspect_report r = {0};
-  int rc = wal_inspect(env_posix(), log, &how, &r);
-  if (rc == DW_OK || rc == DW_CORRUPT) print_report(log, &r);
-  if (rc == DW_OK) {
-    char chain[33];
-    hash128_hex(&r.last.chain, chain);
-    printf("sound: up to LSN %llu, chain %s\n", (unsigned long long)r.last.lsn, chain);
-  }
-  return rc;
-}
-
 static int dump(const char *log, dw_lsn from, bool values) {
   struct dump d = {.values = values, .from = from};
   struct wal_inspect how = {.on_block = on_block, .arg = &d, .from = from};
@@ -181,24 +156,31 @@ static int dump(const char *log, dw_lsn from, bool values) {
 }
 
 int cli_wal(int argc, char **argv) {
-  const char *rest[2], *from_text = NULL;
+  static const char *const commands[] = {"verify", "dump", "repair"};
+  const char *rest[2], *from = NULL, *ask = NULL;
   bool values = false;
-  const struct cli_option options[] = {{"--from", &from_text, NULL}, {"--values", NULL, &values}};
-  size_t n;
-  uint64_t from = 0;
-  if (!cli_arguments("wal", argc, argv, options, 2, rest, 2, 2, &n)) return EXIT_CONFIG;
-  bool is_dump = strcmp(rest[0], "dump") == 0;
-  if (!is_dump && strcmp(rest[0], "verify") != 0)
-    return cli_fail("wal", EXIT_CONFIG, "unknown command '%.100s': verify or dump", rest[0]);
-  if (!is_dump && (from_text || values))
-    return cli_fail("wal", EXIT_CONFIG, "verify: --from and --values are for dump");
-  if (from_text && !parse_number(from_text, 1, UINT64_MAX, &from))
-    return cli_fail("wal", EXIT_CONFIG, "--from: '%.100s' is not an LSN", from_text);
+  const struct cli_option options[] = {
+      {"--from", &from, NULL}, {"--values", NULL, &values}, {"--repair-from", &ask, NULL}};
+  size_t n, which = 0;
+  uint64_t lsn = 0;
+  if (!cli_arguments("wal", argc, argv, options, 3, rest, 2, 2, &n)) return EXIT_CONFIG;
+  while (which < 3 && strcmp(rest[0], commands[which]) != 0) which++;
+  bool is_verify = which == 0, is_dump = which == 1, is_repair = which == 2;
+  if (which == 3) return cli_fail("wal", EXIT_CONFIG, "unknown command '%.100s': verify, dump or repair", rest[0]);
+  if ((values && !is_dump) || (from && is_verify) || (ask && !is_verify))
+    return cli_fail("wal", EXIT_CONFIG, "%s: an option of another command was given: see dabbawal --help", rest[0]);
+  if (is_dump && from && !parse_number(from, 1, UINT64_MAX, &lsn))
+    return cli_fail("wal", EXIT_CONFIG, "--from: '%.100s' is not an LSN", from);
+  if (is_repair && !from) return cli_fail("wal", EXIT_CONFIG, "repair: --from HOST:PORT is needed");
   char *log = NULL;
   int rc = find_log(rest[1], &log);
-  if (rc == DW_OK) rc = is_dump ? dump(log, from, values) : verify(log);
+  if (rc == DW_OK && is_dump) rc = dump(log, lsn, values);
+  if (rc == DW_OK && is_verify) rc = cli_wal_verify(log, ask);
+  if (rc == DW_OK && is_repair) rc = cli_wal_repair(rest[1], log, from);
   free(log);
   fflush(stdout);
   if (rc == DW_OK) return EXIT_OK;
-  return cli_fail(is_dump ? "wal dump" : "wal verify", daemon_exit_code(rc), "%s", dw_last_error());
+  char name[32];
+  snprintf(name, sizeof name, "wal %s", commands[which]);
+  return cli_fail(name, daemon_exit_code(rc), "%s", dw_last_error());
 }

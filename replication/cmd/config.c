@@ -201,6 +201,13 @@ static bool take_address(struct loading *l, const struct option *o, const struct
   return store_string(l, o, address);
 }
 
+static bool take_addresses(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  char *list = parse_addresses(text);
+  if (list) return store_string(l, o, list);
+  complain(l, at, "%s", dw_last_error());
+  return false;
+}
+
 static bool take_text(struct loading *l, const struct option *o, const struct place *at, const char *text) {
   if (o->type == OPTION_PATH && !*text) {
     complain(l, at, "the name is empty");
@@ -224,6 +231,7 @@ static bool take(struct loading *l, const struct option *o, const struct place *
   switch (o->type) {
   case OPTION_PATH:
   case OPTION_TEXT: return take_text(l, o, at, text);
+  case OPTION_ADDRESSES: return take_addresses(l, o, at, text);
   case OPTION_ADDRESS: return take_address(l, o, at, text);
   case OPTION_NUMBER: return take_number(l, o, at, text);
   case OPTION_SIZE:
@@ -410,14 +418,15 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
   cross_checks(&l);
   c->engine.listen = c->listen;
   c->engine.primary = c->primary;
+  c->engine.repair_from = c->repair_from;
   c->engine.region = c->region;
   if (l.no_memory) return dw_fail_nomem(0);
   return l.failed ? dw_fail(DW_INVALID, "wrong options") : DW_OK;
 }
 
 void config_free(struct config *c) {
-  char **strings[] = {&c->data, &c->listen, &c->primary,  &c->region,  &c->resp,
-                      &c->http, &c->file,   &c->log_file, &c->pid_file};
+  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->region,
+                      &c->resp, &c->http,   &c->file,    &c->log_file,    &c->pid_file};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     free(*strings[i]);
     *strings[i] = NULL;

@@ -24,7 +24,7 @@ enum {
 /* Strings are the config's own; NULL: not given. `engine` points to them. */
 struct config {
   dw_options engine;
-  char *data, *listen, *primary, *region, *resp, *http, *file, *log_file, *pid_file;
+  char *data, *listen, *primary, *repair_from, *region, *resp, *http, *file, *log_file, *pid_file;
   uint64_t max_staleness_ms; /* 0: no bound */
   uint32_t max_clients;
   uint32_t log_level; /* dw_log_level */
@@ -47,12 +47,14 @@ bool parse_size(const char *text, uint64_t *out);                               
 bool parse_duration_ms(const char *text, uint64_t *out);                        /* 1500, 1500ms, 10s, 5m, 24h, 7d */
 /* "PORT" and ":PORT" become "127.0.0.1:PORT"; "*:PORT" is every interface. malloc'd; NULL with dw_last_error. */
 char *parse_address(const char *text);
+/* Several of them to connect to, with commas between; likewise. */
+char *parse_addresses(const char *text);
 /* The candidate closest to the text if it is close enough to be a slip of the pen, else NULL. */
 bool close_spelling(const char *text, const char *candidate);
 
 /* ---- the table ---------------------------------------------------------------------------------- */
 
-enum option_type { OPTION_PATH, OPTION_TEXT, OPTION_ADDRESS, OPTION_NUMBER, OPTION_SIZE, OPTION_TIME, OPTION_WORD, OPTION_FLAG };
+enum option_type { OPTION_PATH, OPTION_TEXT, OPTION_ADDRESSES, OPTION_ADDRESS, OPTION_NUMBER, OPTION_SIZE, OPTION_TIME, OPTION_WORD, OPTION_FLAG };
 
 struct option_word {
   const char *word;

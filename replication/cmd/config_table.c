@@ -43,6 +43,9 @@ const struct option option_table[] = {
   {"retain", "retain-ms", OPTION_TIME, BOTH, 0, "TIME", "likewise; whichever is reached first", NULL, FIELD(engine.retain_ms), 0, 3650 * DAY_MS, NULL},
   {"block-cache", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "the store's cache for reads", NULL, FIELD(engine.block_cache_bytes), 0, SIZE_MAX_BYTES, NULL},
   {"memtable", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "the store's buffer for writes", NULL, FIELD(engine.memtable_bytes), 65536, 16ull << 30, NULL},
+  {"repair-from", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "peers whose blocks a damaged log is repaired with", NULL, FIELD(repair_from), 0, 0, NULL},
+  {"scrub-rate", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "log read per second in search of damage; 0: none", NULL, FIELD(engine.scrub_bytes_per_s), 0, 1ull << 40, NULL},
+  {"scrub-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "from the beginning of one pass to the next", NULL, FIELD(engine.scrub_interval_ms), 1, 3650 * DAY_MS, NULL},
   {"zstd-level", NULL, OPTION_NUMBER, DAEMON_PRIMARY, 0, "N", "compression of the log, -5 to 19; 0: none", NULL, FIELD(engine.zstd_level), -5, 19, NULL},
 
   {"heartbeat", NULL, OPTION_TIME, BOTH, 0, "MS", "heartbeats and staleness probes between nodes", "Links between nodes", FIELD(engine.heartbeat_ms), 10, 60000, NULL},

@@ -7,6 +7,7 @@
 
 #include "replication/address.h"
 #include "replication/cmd/config.h"
+#include "replication/repair_source.h"
 #include "wal/base/status.h"
 
 /* Digits only: strtoull would take blanks and signs. */
@@ -79,6 +80,27 @@ char *parse_address(const char *text) {
     out = NULL;
   }
   return out;
+}
+
+char *parse_addresses(const char *text) {
+  struct buf all = {0};
+  int rc = DW_OK;
+  for (const char *at = text; rc == DW_OK; at++) {
+    size_t n = strcspn(at, ",");
+    char *one = strndup(at, n), *full = one ? parse_address(one) : NULL;
+    if (!full) rc = one ? DW_INVALID : dw_fail_nomem(n);
+    if (rc == DW_OK && all.len) rc = buf_append(&all, ",", 1);
+    if (rc == DW_OK) rc = buf_append(&all, full, strlen(full));
+    free(one);
+    free(full);
+    at += n;
+    if (!*at) break;
+  }
+  if (rc == DW_OK) rc = buf_append(&all, "", 1);
+  if (rc == DW_OK) rc = repair_source_check((const char *)all.data);
+  if (rc == DW_OK) return (char *)all.data;
+  buf_free(&all);
+  return NULL;
 }
 
 /* Edit distance of at most 2 (1 for short words), by a plain Levenshtein table. */

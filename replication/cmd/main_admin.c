@@ -23,15 +23,21 @@ static const char help[] =
     "  checksum HOST:PORT\n"
     "      Number of records, applied LSN, and a hash over all records; equal data gives equal hashes.\n"
     "\n"
-    "  wal verify DIR\n"
+    "  wal verify DIR [--repair-from HOST:PORT,...]\n"
     "  wal dump DIR [--from LSN] [--values]\n"
     "      Checks, or shows, the log of a data directory, in use or not. dump cuts keys and values at 64 bytes\n"
-    "      unless --values is given.\n"
+    "      unless --values is given. --repair-from names nodes (their --listen ports) that are asked whether damage\n"
+    "      could be repaired from there; nothing is changed.\n"
+    "\n"
+    "  wal repair DIR --from HOST:PORT,...\n"
+    "      Puts damaged blocks of a data directory that is not in use back from nodes with the same history.\n"
+    "      Nodes do this by themselves: a follower from its primary, any node from --repair-from.\n"
     "\n"
     "Exit codes\n"
     "  0  done (wal verify: the log is sound)\n"
     "  1  something failed, or some records were not loaded\n"
     "  2  wrong usage\n"
+    "  3  another process has the data directory open (wal repair)\n"
     "  4  the log is corrupt, or of a newer format\n";
 
 int main(int argc, char **argv) {

@@ -107,6 +107,14 @@ static void storage_metrics(struct exposition *x) {
   counter(x, "log_stored_bytes_total", s->stored_bytes, "Bytes of commits appended to the log, as stored and shipped.");
   counter(x, "log_syncs_total", s->syncs, "Syncs of the log to disk.");
   gauge(x, "log_size_bytes", s->log_bytes, "Size of the log's files in use.");
+  gauge(x, "scrub_pass_bytes", s->scrub_total_bytes,
+        "Bytes of old log segments in the scrub's pass under way or last.");
+  gauge(x, "scrub_pass_read_bytes", s->scrub_done_bytes, "Bytes that this pass has read.");
+  counter(x, "scrub_passes_total", s->scrub_passes, "Passes that the scrub has finished.");
+  counter(x, "log_damage_found_total", s->damage_found, "Damaged log segments found.");
+  counter(x, "log_damage_repaired_total", s->damage_repaired, "Damaged log segments repaired from peers.");
+  gauge(x, "log_damaged_segments", s->damage_now, "Log segments known to be damaged and not repaired.");
+  counter(x, "log_repaired_blocks_total", s->repaired_blocks, "Log blocks put back from peers.");
   gauge(x, "store_keys", s->approximate_keys, "Estimated number of keys.");
   gauge(x, "store_write_stalled", s->write_stalled != 0, "1 while the store holds writes back.");
 }

@@ -102,7 +102,11 @@ static bool add_state(cJSON *o, const dw_status *s) {
               add_u64(o, "log_bytes", s->log_bytes) && add_u64(o, "approximate_keys", s->approximate_keys) &&
               add_bool(o, "write_stalled", s->write_stalled) && add_bool(o, "failed", s->failed) &&
               add_text(o, "error", s->error) && add_u64(o, "listen_port", s->listen_port) &&
-              add_u64(o, "bootstraps", s->bootstraps);
+              add_u64(o, "bootstraps", s->bootstraps) && add_u64(o, "scrub_done_bytes", s->scrub_done_bytes) &&
+              add_u64(o, "scrub_total_bytes", s->scrub_total_bytes) && add_u64(o, "scrub_passes", s->scrub_passes) &&
+              add_text(o, "scrub_result", s->scrub_result) && add_u64(o, "damage_found", s->damage_found) &&
+              add_u64(o, "damage_repaired", s->damage_repaired) && add_u64(o, "damage_now", s->damage_now) &&
+              add_u64(o, "repaired_blocks", s->repaired_blocks);
   if (done && s->role == DW_FOLLOWER)
     done = add_text(o, "primary", s->primary) && add_text(o, "primary_state", status_peer_state(s->primary_state));
   return done;

@@ -81,6 +81,14 @@ static void node_lines(FILE *f, const cJSON *o) {
   if (double_of(o, "degraded_count") > 0)
     fprintf(f, "  degraded %s times, %s commits without their acks\n", number_of(o, "degraded_count", a),
             number_of(o, "degraded_commits", b));
+  if (double_of(o, "scrub_total_bytes") > 0 || double_of(o, "damage_found") > 0) {
+    fprintf(f, "  scrub    %s of %s, %s passes done", bytes_of(o, "scrub_done_bytes", a),
+            bytes_of(o, "scrub_total_bytes", b), number_of(o, "scrub_passes", c));
+    fprintf(f, "; damaged segments: %s found, %s repaired, %s now\n", number_of(o, "damage_found", a),
+            number_of(o, "damage_repaired", b), number_of(o, "damage_now", c));
+    const char *result = text_of(o, "scrub_result");
+    if (*result && strcmp(result, "?") != 0) fprintf(f, "           %s\n", result);
+  }
   if (is_true(o, "write_stalled")) fprintf(f, "  the store holds writes back\n");
   if (*text_of(o, "error") && strcmp(text_of(o, "error"), "?") != 0) fprintf(f, "  error    %s\n", text_of(o, "error"));
 }

@@ -317,6 +317,56 @@ START_TEST(dump_from_an_lsn_begins_there_even_inside_a_block) {
 }
 END_TEST
 
+static void damage(const char *path, long off) {
+  FILE *f = fopen(path, "r+");
+  ck_assert_ptr_nonnull(f);
+  fseek(f, off, SEEK_SET);
+  fputc(0x55, f);
+  fclose(f);
+}
+
+START_TEST(damage_is_named_with_who_could_repair_it_and_then_repaired) {
+  pid_t p = start("p", run_primary, "--data p --listen 0 --resp 0 --segment-bytes 64KiB --mode sync");
+  int listen = port_of("p.err", "listen"), resp = port_of("p.err", "resp");
+  pid_t f = start("f", run_follower, fmt("--data f --primary %d --listen 0 --segment-bytes 64KiB", listen));
+  await_text("p.err", "has caught up");
+  FILE *many = fopen("many.tsv", "w");
+  for (int i = 1; i <= 1500; i++) fprintf(many, "k%d\t%d-%d-%d\n", i, i * 7919, i * 104729, i * 1299709);
+  fclose(many);
+  ck_assert_int_eq(run("l", cli_load, fmt("%d many.tsv --pipeline 4", resp)), EXIT_OK);
+  stop(f);
+  ck_assert_int_eq(run("v", cli_wal, "verify f"), EXIT_OK);
+  damage("f/wal-000001/00000000000000000001-00000001.wal", 4096 + 2000);
+  damage("f/wal-000001/00000000000000000001-00000001.wal", 4096 + 9000);
+
+  ck_assert_int_eq(run("v", cli_wal, "verify f"), EXIT_BAD_DATA);
+  ck_assert_ptr_nonnull(strstr(slurp("v.out"), "damage: 00000000000000000001-00000001.wal: offset "));
+  ck_assert_ptr_nonnull(strstr(slurp("v.out"), "--repair-from HOST:PORT asks"));
+  ck_assert_int_eq(run("v", cli_wal, fmt("verify f --repair-from 127.0.0.1:%d", listen)), EXIT_BAD_DATA);
+  ck_assert_msg(strstr(slurp("v.out"), fmt("could be repaired from 127.0.0.1:%d: ", listen)) != NULL, "%s",
+                slurp("v.out"));
+  ck_assert_int_eq(run("v", cli_wal, "verify f"), EXIT_BAD_DATA); /* nothing was changed */
+
+  /* Nobody there; a node of another cluster; in use; no data directory. */
+  ck_assert_int_eq(run("r", cli_wal, "repair f --from 1"), EXIT_BAD_DATA);
+  ck_assert_msg(strstr(slurp("r.out"), "can't be repaired: 127.0.0.1:1: can't connect: Connection refused"), "%s",
+                slurp("r.out"));
+  pid_t other = start("o", run_primary, "--data o --listen 0");
+  ck_assert_int_eq(run("r", cli_wal, fmt("repair f --from %d", port_of("o.err", "listen"))), EXIT_BAD_DATA);
+  ck_assert_ptr_nonnull(strstr(slurp("r.out"), "this is cluster"));
+  ck_assert_int_eq(run("r", cli_wal, fmt("repair o --from %d", listen)), EXIT_LOCKED);
+  ck_assert_int_eq(run("r", cli_wal, fmt("repair f/wal-000001 --from %d", listen)), EXIT_CONFIG);
+  stop(other);
+
+  ck_assert_int_eq(run("r", cli_wal, fmt("repair f --from 1,%d", listen)), EXIT_OK);
+  ck_assert_ptr_nonnull(strstr(slurp("r.out"), "1 damaged segments repaired, 0 left"));
+  ck_assert_int_eq(run("v", cli_wal, "verify f"), EXIT_OK);
+  ck_assert_int_eq(run("r", cli_wal, fmt("repair f --from %d", listen)), EXIT_OK);
+  ck_assert_ptr_nonnull(strstr(slurp("r.out"), "0 damaged segments repaired, 0 left"));
+  stop(p);
+}
+END_TEST
+
 START_TEST(wrong_usage_of_the_tool_is_exit_code_2) {
   static const struct {
     program main_fn;
@@ -324,7 +374,10 @@ START_TEST(wrong_usage_of_the_tool_is_exit_code_2) {
     int code, lines;
   } wrong[] = {
       {cli_wal, "verify", "too few arguments", EXIT_CONFIG, 1},
-      {cli_wal, "repair d", "unknown command 'repair'", EXIT_CONFIG, 1},
+      {cli_wal, "repear d", "unknown command 'repear'", EXIT_CONFIG, 1},
+      {cli_wal, "repair d", "--from HOST:PORT is needed", EXIT_CONFIG, 1},
+      {cli_wal, "repair d --from 1 --values", "an option of another command", EXIT_CONFIG, 1},
+      {cli_wal, "verify d --from 1", "an option of another command", EXIT_CONFIG, 1},
       {cli_wal, "dump d --from x", "--from: 'x' is not an LSN", EXIT_CONFIG, 1},
       {cli_wal, "dump d --from", "--from: needs a value", EXIT_CONFIG, 1},
       {cli_wal, "verify nowhere", "nowhere: no such directory", EXIT_RUNTIME, 1},
@@ -354,6 +407,7 @@ int main(void) {
   tcase_add_test(t, what_is_loaded_is_on_every_node_and_status_shows_it);
   tcase_add_test(t, a_log_is_verified_and_dumped_alive_dead_and_damaged);
   tcase_add_test(t, dump_from_an_lsn_begins_there_even_inside_a_block);
+  tcase_add_test(t, damage_is_named_with_who_could_repair_it_and_then_repaired);
   tcase_add_test(t, wrong_usage_of_the_tool_is_exit_code_2);
   suite_add_tcase(s, t);
   return check_main(s);

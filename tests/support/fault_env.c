@@ -20,6 +20,8 @@ struct fault_env {
   bool own_boot;
   uint8_t boot;
   const char *only;
+  const char *bad_path; /* bytes [bad_from, bad_to) of it can't be read */
+  uint64_t bad_from, bad_to;
 };
 
 struct env_file {
@@ -65,6 +67,8 @@ static void f_close(struct env_file *x) {
 }
 static int f_pread(struct env_file *x, uint64_t off, void *buf, size_t n, size_t *got) {
   int rc = check(x->f, FAULT_PREAD, x->path);
+  if (rc == DW_OK && x->f->bad_path && strstr(x->path, x->f->bad_path) && off < x->f->bad_to && off + n > x->f->bad_from)
+    rc = dw_fail(DW_IO, "pread %s: bad sector", x->path);
   return rc ? rc : x->f->base->ops->pread(x->base, off, buf, n, got);
 }
 static int f_pwritev(struct env_file *x, uint64_t off, const struct iovec *iov, int n) {
@@ -187,6 +191,12 @@ unsigned fault_env_calls(struct fault_env *f, enum fault_op op) {
 void fault_env_boot(struct fault_env *f, uint8_t id) {
   f->own_boot = true;
   f->boot = id;
+}
+
+void fault_env_bad_sector(struct fault_env *f, const char *path, uint64_t from, uint64_t to) {
+  f->bad_path = path;
+  f->bad_from = from;
+  f->bad_to = to;
 }
 
 void fault_env_only(struct fault_env *f, const char *text) { f->only = text; }

@@ -32,6 +32,9 @@ struct env *fault_env_env(struct fault_env *);
 void fault_env_fail(struct fault_env *, enum fault_op, unsigned nth, int rc, bool sticky);
 unsigned fault_env_calls(struct fault_env *, enum fault_op); /* so far */
 void fault_env_boot(struct fault_env *, uint8_t id);         /* sixteen times this byte; 0: unknown */
+/* From now on reads of any byte of [from, to) of files whose path contains `path` fail with DW_IO, as a bad sector does; path
+ * NULL: none do. Borrowed. */
+void fault_env_bad_sector(struct fault_env *, const char *path, uint64_t from, uint64_t to);
 /* Restrict faults to paths that contain this text; NULL: any. Borrowed. */
 void fault_env_only(struct fault_env *, const char *text);
 

@@ -303,6 +303,7 @@ static bool drive_shipper(struct sim_link *l) {
     quorum_state(&s->quorum, l, shipper_state(l->ship), s->sim->now);
     boil(s);
     break;
+  case SHIP_FETCH:
   case SHIP_LOG: break;
   case SHIP_CLOSE:
     snprintf(s->last_ship_close, sizeof s->last_ship_close, "%s", a.close.text);

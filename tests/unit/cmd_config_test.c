@@ -64,6 +64,13 @@ START_TEST(every_wrong_value_gives_one_line_that_names_the_flag) {
       {"--memtable", "1", "64KiB to 16GiB"},
       {"--zstd-level", "20", "-5 to 19"},
       {"--zstd-level", "-6", "-5 to 19"},
+      {"--repair-from", "", "host:port"},
+      {"--repair-from", "a:1,,b:2", "host:port"},
+      {"--repair-from", "a:1,b", "host:port"},
+      {"--repair-from", "a:1,b:0", "a port are needed"},
+      {"--repair-from", "*:7400", "a port are needed"},
+      {"--scrub-rate", "fast", "not a size"},
+      {"--scrub-interval", "0", "1ms to"},
       {"--heartbeat", "1", "10ms to 1m"},
       {"--node-id", "0", "1 to 18446744073709551615"},
       {"--node-id", "18446744073709551616", "1 to"},
@@ -158,7 +165,8 @@ START_TEST(values_arrive_with_their_units) {
                         "applied", "--ack-timeout", "3s", "--durability", "os", "--sync-interval", "250",
                         "--segment-bytes", "8MiB", "--retain-bytes", "2G", "--retain-ms", "5m", "--block-cache", "0",
                         "--memtable", "512k", "--zstd-level", "-3", "--heartbeat", "100ms", "--peer-timeout=1s",
-                        "--node-id", "7", "--region", "mumbai", "--log-level", "debug"),
+                        "--node-id", "7", "--region", "mumbai", "--log-level", "debug", "--repair-from",
+                        "db2:7400,7401", "--scrub-rate", "2M", "--scrub-interval", "7d"),
                    DW_OK);
   const dw_options *o = &config.engine;
   ck_assert_str_eq(config.data, "d");
@@ -179,6 +187,9 @@ START_TEST(values_arrive_with_their_units) {
   ck_assert_uint_eq(o->memtable_bytes, 512u << 10);
   ck_assert_int_eq(o->zstd_level, -3);
   ck_assert_uint_eq(o->heartbeat_ms, 100);
+  ck_assert_str_eq(o->repair_from, "db2:7400,127.0.0.1:7401");
+  ck_assert_uint_eq(o->scrub_bytes_per_s, 2u << 20);
+  ck_assert_uint_eq(o->scrub_interval_ms, 7ull * 86400000);
   ck_assert_uint_eq(o->peer_timeout_ms, 1000);
   ck_assert_uint_eq(o->node_id, 7);
   ck_assert_str_eq(o->region, "mumbai");

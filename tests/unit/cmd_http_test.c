@@ -27,6 +27,11 @@ static void fill_view(void) {
   s->acks = 2;
   s->degraded = 1;
   s->degraded_commits = 5;
+  s->scrub_done_bytes = 4096;
+  s->damage_found = 3;
+  s->damage_repaired = 2;
+  s->damage_now = 1;
+  snprintf(s->scrub_result, sizeof s->scrub_result, "repaired\nit");
   s->written_lsn = BIG;
   s->commit_lsn = 41;
   memset(s->cluster_id, 0xab, 16);
@@ -72,6 +77,11 @@ START_TEST(status_as_json_can_be_read_back) {
   ck_assert_double_eq(number(o, "acks"), 2);
   ck_assert(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "degraded")));
   ck_assert_double_eq(number(o, "degraded_commits"), 5);
+  ck_assert_double_eq(number(o, "scrub_done_bytes"), 4096);
+  ck_assert_double_eq(number(o, "damage_found"), 3);
+  ck_assert_double_eq(number(o, "damage_repaired"), 2);
+  ck_assert_double_eq(number(o, "damage_now"), 1);
+  ck_assert_str_eq(text(o, "scrub_result"), "repaired?it");
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "followers");
   ck_assert_int_eq(cJSON_GetArraySize(list), 2);
   const cJSON *f = cJSON_GetArrayItem(list, 0), *g = cJSON_GetArrayItem(list, 1);
@@ -105,6 +115,8 @@ START_TEST(metrics_say_what_the_status_says) {
       "\"12\","
       "follower_region=\"x\\\"\"} +Inf\n",
       "mode=\"semi-sync\",ack=\"applied\"} 1\n",
+      "# TYPE dabbawal_log_damage_repaired_total counter\n",
+      "dabbawal_log_damaged_segments{node=\"18446744073709551615\",region=\"a\\\"b\\\\c??\xe0\xa4\xae\"} 1\n",
       "dabbawal_resp_commands_total"};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) ck_assert_msg(strstr(m, lines[i]) != NULL, "%s", lines[i]);
   free(m);

@@ -53,7 +53,7 @@ static struct ckpt_manifest manifest(void) {
 }
 
 /* One frame of every kind, back to back. */
-static void every_message(struct buf *b) {
+static void first_messages(struct buf *b) {
   struct msg_hello h = hello();
   struct msg_welcome w = welcome();
   struct ckpt_manifest m = manifest();
@@ -91,6 +91,53 @@ static void every_message(struct buf *b) {
   ckpt_manifest_free(&m);
 }
 
+static struct msg_fetch fetch(void) {
+  return (struct msg_fetch){.version_min = 1,
+                            .version_max = 3,
+                            .max_bytes = 65536,
+                            .cluster_id = sim_id(4),
+                            .node_id = 77,
+                            .id = 6,
+                            .from = {30, 2, sim_id(31)},
+                            .upto = 33};
+}
+
+/* Came later: a follower's conversation has none of them. */
+static void repair_messages(struct buf *b) {
+  struct msg_fetch ask = fetch();
+  struct msg_fetched m = {.version = 1, .count = 2, .id = 6, .cluster_id = sim_id(4)};
+  uint8_t head[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES];
+  struct memlog log;
+  memlog_init(&log, &m.cluster_id, NULL);
+  memlog_write(&log, 1, 2, 300, sim_durable, 1, 0);
+  memlog_write(&log, 1, 1, 100, sim_durable, 2, 0);
+  ck_assert_int_eq(msg_put_fetch(b, &me, &ask), DW_OK);
+  msg_fetched_head(&me, &m, block_total_bytes(&log.blocks[0]->h) + block_total_bytes(&log.blocks[1]->h), head);
+  buf_append(b, head, sizeof head);
+  for (int i = 0; i < 2; i++) buf_append(b, log.blocks[i]->bytes, block_total_bytes(&log.blocks[i]->h));
+  memlog_free(&log);
+}
+
+static void every_message(struct buf *b) {
+  first_messages(b);
+  repair_messages(b);
+}
+
+static int decode_fetched(const struct frame *f) {
+  struct msg_fetched m;
+  int rc = msg_get_fetched(f, &m);
+  struct msg_blocks all = {.count = m.count, .blocks = m.blocks, .bytes = m.bytes};
+  size_t off = 0, n;
+  const uint8_t *bytes;
+  for (uint32_t i = 0; rc == DW_OK && i < m.count; i++) {
+    struct wal_block *b = NULL;
+    rc = msg_blocks_next(&all, &off, &bytes, &n);
+    if (rc == DW_OK) rc = wal_block_parse(bytes, n, &b);
+    wal_block_unref(b);
+  }
+  return rc == DW_OK && off != m.bytes ? DW_CORRUPT : rc;
+}
+
 static int decode_blocks(const struct frame *f) {
   struct msg_blocks m;
   size_t off = 0, n;
@@ -119,6 +166,7 @@ static int decode(const struct frame *f) {
     struct msg_ckpt_chunk chunk;
     struct msg_ckpt_file_end end;
     struct msg_ckpt_ack ca;
+    struct msg_fetch fetch;
     struct hash128 id;
     dw_lsn lsn;
   } m;
@@ -142,6 +190,8 @@ static int decode(const struct frame *f) {
   case MSG_CKPT_CHUNK: return msg_get_ckpt_chunk(f, &m.chunk);
   case MSG_CKPT_FILE_END: return msg_get_ckpt_file_end(f, &m.end);
   case MSG_CKPT_ACK: return msg_get_ckpt_ack(f, &m.ca);
+  case MSG_FETCH: return msg_get_fetch(f, &m.fetch);
+  case MSG_FETCHED: return decode_fetched(f);
   default: return msg_get_id(f, &m.id);
   }
 }
@@ -221,10 +271,33 @@ START_TEST(the_bytes_of_every_message_are_the_documented_ones) {
   ck_assert_uint_eq(get_u32(p + 160), 500);
   ck_assert_str_eq((const char *)p + 168, "eu-west");
   b.len = 0;
-  every_message(&b);
+  first_messages(&b);
   struct hash128 all = hash128(b.data, b.len);
   hash128_hex(&all, hex);
   ck_assert_str_eq(hex, "26cc1cc0e1c9a178a896993c7590b424");
+  b.len = 0;
+  repair_messages(&b);
+  all = hash128(b.data, b.len);
+  hash128_hex(&all, hex);
+  ck_assert_str_eq(hex, "5692f7084b7f98dba802ecb6536b4501");
+  ck_assert_mem_eq(b.data, "DWM1\0\0\x11\0\x58\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0M\0\0\0\0\0\0\0", 32);
+  p = b.data + MSG_HEADER_BYTES;
+  struct msg_fetch ask = fetch();
+  ck_assert_uint_eq(get_u16(p), 1);
+  ck_assert_uint_eq(get_u16(p + 2), 3);
+  ck_assert_uint_eq(get_u32(p + 4), 65536);
+  ck_assert_mem_eq(p + 8, ask.cluster_id.b, 16);
+  ck_assert_uint_eq(get_u64(p + 24), 77);
+  ck_assert_uint_eq(get_u64(p + 32), 6);
+  ck_assert_uint_eq(get_u64(p + 40), 30);
+  ck_assert_uint_eq(get_u64(p + 48), 2);
+  ck_assert_mem_eq(p + 56, ask.from.chain.b, 16);
+  ck_assert_uint_eq(get_u64(p + 72), 33);
+  p += 88 + MSG_HEADER_BYTES; /* FETCHED */
+  ck_assert_uint_eq(get_u16(p), 1);
+  ck_assert_uint_eq(get_u32(p + 4), 2);
+  ck_assert_uint_eq(get_u64(p + 8), 6);
+  ck_assert_mem_eq(p + 16, ask.cluster_id.b, 16);
   buf_free(&b);
 }
 END_TEST
@@ -268,7 +341,7 @@ START_TEST(a_header_that_lies_is_refused_before_its_body_comes) {
   for (unsigned type = 1; type < MSG_TYPES; type++) {
     uint32_t min, max;
     ck_assert(msg_bounds(type, &min, &max));
-    uint16_t v = type <= MSG_REFUSE || type == MSG_HEARTBEAT ? 0 : 1;
+    uint16_t v = type <= MSG_REFUSE || type == MSG_HEARTBEAT || type >= MSG_FETCH ? 0 : 1;
     h = (struct frame_header){.version = v, .type = (uint16_t)type, .body_len = max + 1};
     ck_assert_int_eq(next_after(ALL, 1, &h, text, sizeof text), DW_CORRUPT);
     h.body_len = min - 1;
@@ -282,7 +355,7 @@ START_TEST(a_header_that_lies_is_refused_before_its_body_comes) {
   }
   h = (struct frame_header){.version = 1, .type = MSG_TYPES, .body_len = 8};
   ck_assert_int_eq(next_after(ALL, 1, &h, text, sizeof text), DW_UNSUPPORTED);
-  ck_assert_ptr_nonnull(strstr(text, "unknown message type 17"));
+  ck_assert_ptr_nonnull(strstr(text, "unknown message type 19"));
 }
 END_TEST
 
@@ -334,6 +407,41 @@ START_TEST(a_hello_that_contradicts_itself_is_refused) {
   body[5] = 1;
   ck_assert_int_eq(forged(MSG_HELLO, body, n), DW_CORRUPT);
   buf_free(&b);
+}
+END_TEST
+
+START_TEST(a_fetch_that_contradicts_itself_is_refused) {
+  struct msg_fetch good = fetch(), h;
+  struct buf b = {0};
+  size_t n = 88;
+#define BREAK_FETCH(stmt, want)                                                                                        \
+  do {                                                                                                                 \
+    h = good;                                                                                                          \
+    stmt;                                                                                                              \
+    b.len = 0;                                                                                                         \
+    ck_assert_int_eq(msg_put_fetch(&b, &me, &h), DW_OK);                                                               \
+    ck_assert_int_eq(forged(MSG_FETCH, b.data + MSG_HEADER_BYTES, n), want);                                           \
+  } while (0)
+  BREAK_FETCH((void)0, DW_OK);
+  BREAK_FETCH(h.version_min = 0, DW_CORRUPT);
+  BREAK_FETCH((h.version_min = 9, h.version_max = 12), DW_UNSUPPORTED);
+  BREAK_FETCH(h.node_id = 0, DW_CORRUPT);
+  BREAK_FETCH(h.node_id = 78, DW_CORRUPT);
+  BREAK_FETCH(h.id = 0, DW_CORRUPT);
+  BREAK_FETCH(h.upto = 29, DW_CORRUPT);
+  BREAK_FETCH(h.cluster_id = (struct hash128){{0}}, DW_CORRUPT);
+  BREAK_FETCH((void)0, DW_OK);
+  b.data[MSG_HEADER_BYTES + 80] = 1;
+  ck_assert_int_eq(forged(MSG_FETCH, b.data + MSG_HEADER_BYTES, n), DW_CORRUPT);
+  buf_free(&b);
+  uint8_t body[MSG_FETCHED_PREFIX_BYTES] = {1};
+  ck_assert_int_eq(forged(MSG_FETCHED, body, sizeof body), DW_OK); /* no blocks */
+  body[4] = 1;
+  ck_assert_int_eq(forged(MSG_FETCHED, body, sizeof body), DW_CORRUPT); /* one block in no bytes */
+  body[4] = 0, body[0] = 9;
+  ck_assert_int_eq(forged(MSG_FETCHED, body, sizeof body), DW_UNSUPPORTED);
+  body[0] = 1, body[40] = 1;
+  ck_assert_int_eq(forged(MSG_FETCHED, body, sizeof body), DW_CORRUPT);
 }
 END_TEST
 
@@ -423,6 +531,7 @@ int main(void) {
   tcase_add_test(t, a_reader_that_failed_stays_failed);
   tcase_add_test(t, a_header_that_lies_is_refused_before_its_body_comes);
   tcase_add_test(t, a_hello_that_contradicts_itself_is_refused);
+  tcase_add_test(t, a_fetch_that_contradicts_itself_is_refused);
   tcase_add_test(t, a_later_versions_longer_hello_is_read_by_its_beginning);
   tcase_add_test(t, text_from_a_peer_can_not_forge_log_lines);
   tcase_add_test(t, a_manifest_can_not_name_files_outside_its_directory);
