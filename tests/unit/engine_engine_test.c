@@ -412,6 +412,54 @@ START_TEST(segments_are_recycled_once_the_store_has_persisted_them) {
 }
 END_TEST
 
+static uint64_t hasty_clock(struct env *env) {
+  static uint64_t now = 1000000000;
+  (void)env;
+  return now += 300000000; /* every look at it, another housekeeping is due */
+}
+
+static void count_done(void *arg, int rc, dw_lsn lsn) {
+  if (rc == DW_OK) *(dw_lsn *)arg = lsn;
+}
+
+/* In a process that then dies: opens, writes one value that needs a segment of its own, keeps house until there is
+ * nothing to do. */
+static void crash_after_a_roll(void) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    struct env_ops ops = *env_posix()->ops;
+    struct env env = {&ops};
+    static char big[70000];
+    dw_lsn lsn = 0;
+    ops.mono_ns = hasty_clock;
+    config.env = &env;
+    config.threads = false;
+    if (engine_open(dir, &options, &config, &e)) _exit(2);
+    for (size_t i = 0; i < sizeof big; i++) big[i] = (char)rand();
+    dw_batch *b = dw_batch_create();
+    dw_batch_put(b, "big", 3, big, sizeof big);
+    if (dw_write_async(e, NULL, b, count_done, &lsn)) _exit(3);
+    for (int i = 0; i < 1000 && (engine_step(e) || i < 50); i++) continue;
+    _exit(lsn ? 0 : 4);
+  }
+  int status;
+  waitpid(pid, &status, 0);
+  ck_assert(WIFEXITED(status));
+  ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+
+START_TEST(an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed) {
+  options.segment_bytes = 65536;
+  open_engine();
+  put("a", "1");
+  close_engine(); /* the store has persisted LSN 1 of epoch 1; epoch 2's record will stand at LSN 1, too */
+  crash_after_a_roll();
+  open_engine();
+  expect("a", "1");
+  ck_assert_uint_eq(put("b", "2"), 3);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("engine");
   TCase *t = tcase_create("engine");
@@ -434,6 +482,7 @@ int main(void) {
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
+  tcase_add_test(t, an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed);
   suite_add_tcase(s, t);
   return check_main(s);
 }
