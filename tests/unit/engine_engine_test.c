@@ -460,6 +460,57 @@ START_TEST(an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed) {
 }
 END_TEST
 
+/* What was done to directories, in order: "mkdir PATH" and "sync PATH". */
+static char events[64][400];
+static int event_count;
+
+static int noting_mkdir(struct env *env, const char *path) {
+  snprintf(events[event_count++ % 64], 400, "mkdir %s", path);
+  return env_posix()->ops->mkdir(env, path);
+}
+
+static int noting_sync_dir(struct env *env, const char *path) {
+  snprintf(events[event_count++ % 64], 400, "sync %s", path);
+  return env_posix()->ops->sync_dir(env, path);
+}
+
+static int last_event(const char *what, const char *path) {
+  char text[400];
+  int at = -1;
+  snprintf(text, sizeof text, "%s %s", what, path);
+  for (int i = 0; i < event_count && i < 64; i++)
+    if (strcmp(events[i], text) == 0) at = i;
+  return at;
+}
+
+START_TEST(the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged) {
+  struct env_ops ops = *env_posix()->ops;
+  struct env env = {&ops};
+  char path[300], log[320];
+  ops.mkdir = noting_mkdir;
+  ops.sync_dir = noting_sync_dir;
+  config.env = &env;
+  snprintf(path, sizeof path, "%s/new", dir);
+  snprintf(log, sizeof log, "%s/wal-000001", path);
+  event_count = 0;
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  ck_assert_int_ge(last_event("mkdir", path), 0);
+  ck_assert_int_gt(last_event("sync", dir), last_event("mkdir", path));
+  ck_assert_int_ge(last_event("mkdir", log), 0);
+  ck_assert_int_gt(last_event("sync", path), last_event("mkdir", log));
+  close_engine();
+  options.role = DW_FOLLOWER; /* its log is made when it meets its primary */
+  snprintf(path, sizeof path, "%s/newer", dir);
+  snprintf(log, sizeof log, "%s/wal-000001", path);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  struct hash128 cluster = {{1}};
+  event_count = 0;
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  ck_assert_int_gt(last_event("sync", path), last_event("mkdir", log));
+  close_engine(); /* the environment is this function's */
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("engine");
   TCase *t = tcase_create("engine");
@@ -483,6 +534,7 @@ int main(void) {
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
   tcase_add_test(t, an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed);
+  tcase_add_test(t, the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged);
   suite_add_tcase(s, t);
   return check_main(s);
 }
