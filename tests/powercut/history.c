@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/dabbawal.h"
 #include "replication/message.h"
 
 struct change {
@@ -139,6 +140,13 @@ dw_lsn history_end(const struct history *h) {
 bool history_has(const struct history *h, const struct wal_pos *pos) {
   for (size_t i = 0; i < h->bound_count; i++)
     if (h->bounds[i].lsn == pos->lsn && hash128_eq(&h->bounds[i].chain, &pos->chain)) return true;
+  return false;
+}
+
+bool history_waits_behind(const struct history *h, dw_lsn lsn) {
+  for (size_t i = 0; i < h->block_count; i++)
+    if (h->blocks[i]->h.kind == BLOCK_COMMITS && block_last_lsn(&h->blocks[i]->h) > lsn)
+      return h->blocks[i]->h.need.mode == DW_SYNC;
   return false;
 }
 

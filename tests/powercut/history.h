@@ -15,6 +15,8 @@ void history_free(struct history *);
 dw_lsn history_end(const struct history *);
 /* Is this a boundary of the history? */
 bool history_has(const struct history *, const struct wal_pos *);
+/* Does the first block behind an LSN wait for followers, whatever happens? */
+bool history_waits_behind(const struct history *, dw_lsn lsn);
 /* The values of all keys at an LSN; NULL: not there. */
 struct value {
   const uint8_t *bytes;
