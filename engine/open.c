@@ -190,6 +190,7 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (rc == DW_NOT_FOUND)
     rc = dw_fail(DW_CORRUPT, "%s: the log starts at LSN %llu, but the store ends at LSN %llu: what is between is gone",
                  e->dir, (unsigned long long)rec->oldest_lsn, (unsigned long long)e->applied.lsn);
+  if (e->opt.role == DW_PRIMARY) e->recovered_lsn = rec->end.lsn;
   if (rc == DW_OK && e->opt.role == DW_PRIMARY) rc = queue_tail(e);
   if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
   atomic_store(&e->applied_lsn, e->applied.lsn);

@@ -306,6 +306,39 @@ START_TEST(a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked) {
 }
 END_TEST
 
+static int get_as(dw_consistency consistency, const char *key) {
+  dw_read_options ro = {.consistency = consistency, .max_staleness_ms = 60000, .wait_ms = 20};
+  dw_value v = {0};
+  int rc = dw_get(e, &ro, key, strlen(key), &v);
+  dw_value_release(&v);
+  return rc;
+}
+
+/* The tail may have been acknowledged before the restart, and read. Nobody here can tell. */
+START_TEST(reads_that_must_miss_nothing_wait_until_a_recovered_tail_is_decided) {
+  options.mode = DW_SYNC;
+  open_engine();
+  acks(1, 0, 0);
+  ck_assert_int_eq(dw_put(e, &(dw_write_options){.mode = DW_ASYNC}, "old", 3, "v", 1, NULL), DW_OK);
+  ck_assert_int_eq(dw_put(e, &(dw_write_options){.timeout_ms = 30}, "k", 1, "v", 1, NULL), DW_TIMEOUT);
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_NOT_FOUND); /* in doubt: not committed */
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_NOT_FOUND);
+  close_engine();
+  open_engine();
+  struct engine_positions pos;
+  engine_positions(e, &pos);
+  ck_assert_uint_eq(pos.commit_lsn, 1);
+  ck_assert_uint_eq(pos.strong_lsn, 2); /* what followers are told, for their reads */
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_STALE);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  ck_assert_int_eq(get_as(DW_EVENTUAL, "k"), DW_NOT_FOUND);
+  acks(1, 2, 2);
+  ck_assert_int_eq(dw_wait(e, 2, NULL), DW_OK);
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_OK);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_OK);
+}
+END_TEST
+
 START_TEST(the_applied_level_answers_once_followers_have_applied) {
   open_engine();
   acks(1, 0, 0);
@@ -527,6 +560,7 @@ int main(void) {
   tcase_add_loop_test(t, an_asynchronous_answer_does_not_wait_for_another_writers_followers, 0, 5);
   tcase_add_test(t, a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again);
   tcase_add_test(t, a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked);
+  tcase_add_test(t, reads_that_must_miss_nothing_wait_until_a_recovered_tail_is_decided);
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
