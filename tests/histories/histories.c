@@ -419,7 +419,7 @@ static void judge(void) {
   struct event *events = gather(&n);
   look_up_lsns(events, n);
   count_events(events, n);
-  bool good = history_check(events, n, why, sizeof why);
+  bool good = judge_history(events, n, why, sizeof why);
   free(events);
   ck_assert_msg(good, "%s; see %s", why, dir);
 }

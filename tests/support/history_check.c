@@ -303,7 +303,7 @@ static bool check_prefixes(struct check *c) {
   return good;
 }
 
-bool history_check(struct event *events, size_t n, char *why, size_t cap) {
+bool judge_history(struct event *events, size_t n, char *why, size_t cap) {
   struct check c = {.events = events, .n = n, .why = why, .cap = cap};
   snprintf(why, cap, "no memory");
   qsort(events, n, sizeof *events, by_place); /* first: everything below points into it */

@@ -45,6 +45,6 @@ struct event {
 };
 
 /* False: a violation, told in `why`. The events are sorted. */
-bool history_check(struct event *, size_t n, char *why, size_t cap);
+bool judge_history(struct event *, size_t n, char *why, size_t cap);
 
 #endif

@@ -33,10 +33,10 @@ static struct event *read_at(enum event_kind kind, int node, uint64_t value, uin
   return e;
 }
 
-#define GOOD() ck_assert_msg(history_check(events, count, why, sizeof why), "%s", why)
+#define GOOD() ck_assert_msg(judge_history(events, count, why, sizeof why), "%s", why)
 #define BAD(text)                                                                                                      \
   do {                                                                                                                 \
-    ck_assert(!history_check(events, count, why, sizeof why));                                                         \
+    ck_assert(!judge_history(events, count, why, sizeof why));                                                         \
     ck_assert_msg(strstr(why, text) != NULL, "%s", why);                                                               \
   } while (0)
 
@@ -236,7 +236,7 @@ START_TEST(the_judge_agrees_with_a_search_through_all_orders) {
                                 (int)i, below(&rnd, writes + 1), from, from + 1 + below(&rnd, 6));
       r->bound = below(&rnd, 10);
     }
-    bool expected = search(0, 0), judged = history_check(events, count, why, sizeof why);
+    bool expected = search(0, 0), judged = judge_history(events, count, why, sizeof why);
     for (size_t i = 0; i < count && expected != judged; i++)
       printf("%d %d value %d [%d %d] bound %d\n", (int)events[i].kind, (int)events[i].end, (int)events[i].value,
              (int)events[i].invoked, (int)events[i].returned, (int)events[i].bound);
