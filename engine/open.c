@@ -41,13 +41,10 @@ int engine_open_wal(dw_engine *e, const struct node_file *of, const struct wal_p
                            .log = wal_log,
                            .log_arg = e};
   int rc = wal_open(dir, &wo, rec, out);
-  /* Syncs of files in the log's folder and in the store's mean nothing as long as the folders themselves may vanish. */
+  /* Before anything in it counts; each time, since what is found there may be what a crash left before this sync. */
   if (rc == DW_OK && (rc = e->env->ops->sync_dir(e->env, e->dir))) {
-    char why[400];
-    dw_error_copy(why, sizeof why);
     (void)wal_close(*out);
     *out = NULL;
-    dw_fail(rc, "%s", why);
   }
   free(dir);
   return rc;
@@ -61,15 +58,15 @@ static int new_node(dw_engine *e) {
   return rc;
 }
 
-/* The directory's own entry, in its parent. */
+/* Makes the entry of e->dir in its parent durable. */
 static int sync_parent(dw_engine *e) {
   char *parent = strdup(e->dir);
   if (!parent) return dw_fail_nomem(strlen(e->dir));
   size_t n = strlen(parent);
-  while (n > 1 && parent[n - 1] == '/') n--; /* trailing slashes, the last name, the slashes before it */
-  while (n > 0 && parent[n - 1] != '/') n--;
   while (n > 1 && parent[n - 1] == '/') n--;
-  parent[n] = 0;
+  while (n && parent[n - 1] != '/') n--;
+  while (n > 1 && parent[n - 1] == '/') n--;
+  parent[n] = '\0';
   int rc = e->env->ops->sync_dir(e->env, n ? parent : ".");
   free(parent);
   return rc;
@@ -77,8 +74,8 @@ static int sync_parent(dw_engine *e) {
 
 /* LOCK and NODE. */
 static int open_directory(dw_engine *e) {
-  bool was_there = false;
-  int rc = e->env->ops->exists(e->env, e->dir, &was_there);
+  bool there = false;
+  int rc = e->env->ops->exists(e->env, e->dir, &there);
   if (rc == DW_OK) rc = e->env->ops->mkdir(e->env, e->dir);
   if (rc) return rc;
   char *lock = path_join(e->dir, "LOCK");
@@ -88,14 +85,16 @@ static int open_directory(dw_engine *e) {
   rc = node_file_load(e->env, e->dir, &e->node);
   if (rc == DW_OK || rc == DW_NOT_FOUND) {
     int lock_rc = e->env->ops->lock(e->env, lock, &e->lock);
-    if (lock_rc) rc = lock_rc;
+    /* Another process may have made or changed the directory before it let go of the lock: look again. */
+    rc = lock_rc ? lock_rc : node_file_load(e->env, e->dir, &e->node);
   }
   free(lock);
   if (rc == DW_NOT_FOUND) {
     save = true;
+    /* Also where the directory was there: perhaps a crash came before this sync. One that somebody else made in a place
+     * that we may not open is theirs to sync. */
     rc = sync_parent(e);
-    if (rc && was_there) rc = DW_OK; /* made by somebody else, in a place that we may not read: theirs to sync */
-    if (rc == DW_OK) rc = new_node(e);
+    if (rc == DW_OK || there) rc = new_node(e);
   }
   if (rc) return rc;
   if (e->opt.node_id && e->opt.node_id != e->node.node_id)
@@ -118,6 +117,8 @@ static int open_store(dw_engine *e) {
   bool log_exists = false;
   int rc = dir && log ? e->env->ops->exists(e->env, log, &log_exists) : DW_NO_MEMORY;
   if (rc == DW_OK) rc = engine_open_store(e, dir, log_exists, &store);
+  /* The store's name is durable before the log's can be: a log without a store is refused. */
+  if (rc == DW_OK && !log_exists && (rc = e->env->ops->sync_dir(e->env, e->dir))) e->sops->close(store);
   if (rc == DW_NOT_FOUND) rc = dw_fail_prefix(DW_CORRUPT, "the log is there, but the store is gone");
   if (rc == DW_OK && !(e->store = store_ref_create(e->env, store))) {
     e->sops->close(store);
@@ -223,6 +224,7 @@ static int init_sync(dw_engine *e) {
   request_list_init(&e->queue);
   request_list_init(&e->pending);
   request_list_init(&e->lingering);
+  request_list_init(&e->answers);
   return DW_OK;
 }
 
@@ -290,8 +292,9 @@ int engine_close(dw_engine *e) {
   pipeline_fail_all(e, DW_CLOSED, "the engine closed", &done);
   pthread_cond_broadcast(&e->space_cond);
   pipeline_moved(e);
+  pipeline_deliver(e);
   pthread_mutex_unlock(&e->mu);
-  pipeline_callbacks(&done);
+  pipeline_wake(&done);
 
   int rc = DW_OK;
   wal_cursor_close(e->apply_cursor);
