@@ -105,20 +105,23 @@ static int check_block(void *arg, const char *path, uint64_t off, const struct w
 }
 
 /* `wal verify`, and that all of the log is of the true history (but for what recovery adds). */
-static bool check_log(struct trial *t, const char *when, bool ours_only) {
+static bool check_log(struct trial *t, bool before) {
+  const char *when = before ? "before" : "after";
   struct node_file id;
   struct wal_inspect_report rep;
   bool known = true;
-  struct wal_inspect how = {.on_block = ours_only ? check_block : NULL, .arg = &known};
+  struct wal_inspect how = {.on_block = before ? check_block : NULL, .arg = &known};
   if (node_file_load(&t->env, t->dir, &id) != DW_OK) return true; /* not made yet */
   char *path = path_generation(t->dir, "wal", id.generation);
   int rc = wal_inspect(&t->env, path, &how, &rep);
   free(path);
   if (rc == DW_NOT_FOUND) return true;
-  if (rc != DW_OK) FAIL(t, "wal verify %s: %s", when, dw_last_error());
+  /* Before recovery a hole in what was not synced looks like corruption to whoever can't tell: it says so. */
+  bool hole = before && !t->plan.process && strstr(rep.problem, "a power cut's hole in what was not synced");
+  if (rc != DW_OK && !hole) FAIL(t, "wal verify %s: %s", when, dw_last_error());
   if (!known)
     FAIL(t, "%s the log holds a block that nobody wrote, behind LSN %llu", when, (unsigned long long)rep.last.lsn);
-  if (strcmp(when, "before") == 0 && rep.torn_bytes) t->report->torn++;
+  if (before && (hole || rep.torn_bytes)) t->report->torn++;
   return true;
 }
 
@@ -205,12 +208,12 @@ static bool put_new(struct trial *t, dw_engine *e) {
 static bool try_image(struct trial *t) {
   dw_engine *e = NULL;
   struct engine_positions pos;
-  if (!check_log(t, "before", true) || !open_image(t, &e)) return false;
+  if (!check_log(t, true) || !open_image(t, &e)) return false;
   bool good = check_open(t, e) && (t->follower || put_new(t, e));
   engine_positions(e, &pos);
   int rc = engine_close(e);
   if (good && rc != DW_OK) FAIL(t, "does not close: %s", dw_last_error());
-  if (!good || !check_log(t, "after", false) || !open_image(t, &e)) return false;
+  if (!good || !check_log(t, false) || !open_image(t, &e)) return false;
   bool added = !t->follower && !t->waits; /* the new write is visible, and of no LSN that the history knows */
   good = check_state(t, e, added ? pos.tail.lsn - 1 : pos.applied.lsn, added);
   rc = engine_close(e);
@@ -346,7 +349,8 @@ START_TEST(whatever_a_power_cut_leaves_opens_holds_what_was_promised_and_is_one_
     sum.in_switch += reports[w].in_switch;
     sum.bytes += reports[w].bytes;
   }
-  printf("%ld images, seed %llu: %ld of process crashes, %ld within a bootstrap, %ld with a torn tail, %ld with an "
+  printf("%ld images, seed %llu: %ld of process crashes, %ld within a bootstrap, %ld with a torn tail or a hole, %ld "
+         "with an "
          "empty log, "
          "%.1f MB on average; all opened, nothing promised was lost\n",
          sum.images, (unsigned long long)seed, sum.process, sum.in_switch, sum.torn, sum.fresh,
