@@ -52,7 +52,7 @@ struct recording {
   uint8_t *bytes;
   char root[1024];
   size_t *at; /* where each record stands */
-  size_t count;
+  size_t count, base;
   struct object *objects; /* 0: the root */
   size_t object_count, object_cap;
   size_t *object_of; /* per record; NONE */
@@ -100,6 +100,10 @@ static void apply_name(struct directory *(*of)(void *, size_t), void *ctx, const
 
 size_t recording_count(const struct recording *r) {
   return r->count;
+}
+
+size_t recording_base(const struct recording *r) {
+  return r->base;
 }
 
 const struct record *recording_at(const struct recording *r, size_t i, const uint8_t **data) {
@@ -208,6 +212,7 @@ static void load_record(struct recording *r, size_t i) {
   case RECORD_UNLINK: r->object_of[i] = load_names(r, i, rec, (const char *)data); break;
   case RECORD_SYNC_BEGIN:
   case RECORD_SYNC_END: r->object_of[i] = load_sync(r, i, rec); break;
+  case RECORD_BEGIN: r->base = i + 1; /* fall through */
   case RECORD_SENT: r->object_of[i] = NONE; break;
   default: r->object_of[i] = load_data(r, i, rec); break;
   }
@@ -312,10 +317,14 @@ static size_t synced_before(const struct object *o, const struct image_plan *pla
   return upto;
 }
 
-/* A rename between two directories is one step of the journal: the sync of either has it. */
+/* A rename between two directories is one step of the journal: the sync of either has it. RocksDB lets CURRENT name a
+ * new MANIFEST that it has synced before it syncs the folder: it relies on what every journaling file system of Linux
+ * does, that fsync of a new file keeps its entry, too. That is RocksDB's to decide, so it is granted, to this file
+ * alone. */
 static bool name_is_durable(const struct build *b, const struct name_op *op) {
+  bool created = op->dir[0] == NONE && strncmp(op->name[1], "MANIFEST-", 9) == 0;
   return (op->dir[0] != NONE && b->synced[op->dir[0]] > op->at) ||
-         (op->dir[1] != NONE && b->synced[op->dir[1]] > op->at);
+         (op->dir[1] != NONE && b->synced[op->dir[1]] > op->at) || (created && b->synced[op->object] > op->at);
 }
 
 static void build_names(struct build *b) {
@@ -395,15 +404,43 @@ static void apply_data(struct build *b, struct content *c, size_t at, bool durab
     put_torn(b, c, rec->offset, data, n);
 }
 
+/* RocksDB's files grow and are never overwritten; it relies on file systems that let a file grow only by bytes that are
+ * on the disk (a record of its MANIFEST whose middle is missing keeps it from opening). So here the end is cut
+ * anywhere, no more. */
+static void build_appended(struct build *b, size_t object, struct content *c) {
+  const struct object *o = &b->r->objects[object];
+  size_t synced = b->synced[object], unsynced = 0, n = 0;
+  for (size_t i = 0; i < o->op_count && o->ops[i] < b->plan->cut; i++) unsynced += o->ops[i] >= synced;
+  size_t kept = b->plan->keep == 100 ? unsynced : b->plan->keep == 0 ? 0 : draw(&b->rnd) % (unsynced + 1);
+  for (size_t i = 0; i < o->op_count && o->ops[i] < b->plan->cut; i++) {
+    bool durable = o->ops[i] < synced;
+    n += !durable;
+    if (durable || n <= kept) {
+      apply_data(b, c, o->ops[i], true, true);
+      continue;
+    }
+    const uint8_t *data;
+    const struct record *rec = recording_at(b->r, o->ops[i], &data);
+    size_t part = rec->bytes ? draw(&b->rnd) % rec->bytes : 0;
+    if (rec->type == RECORD_WRITE && rec->offset + part > c->size) resize(c, rec->offset + part);
+    if (rec->type == RECORD_WRITE) put_range(c, rec->offset, data, part);
+    return;
+  }
+}
+
 static void build_content(struct build *b, size_t object, struct content *c) {
   const struct object *o = &b->r->objects[object];
   size_t synced = b->synced[object], unsynced = 0;
+  c->size = 0;
   b->rnd =
       b->plan->seed ^ (object + 1) * 0x5851f42d4c957f2du; /* of its own: the same content under each of its links */
+  if (strstr(o->path, "/store-")) {
+    build_appended(b, object, c);
+    return;
+  }
   for (size_t i = 0; i < o->op_count && o->ops[i] < b->plan->cut; i++) unsynced += o->ops[i] >= synced;
   size_t journal = draw(&b->rnd) % (unsynced + 1); /* so many of them have their metadata on disk */
   if (b->plan->keep == 100) journal = unsynced;
-  c->size = 0;
   bool shrink_lost = false; /* what was written behind a lost truncate is in blocks that the file does not have */
   for (size_t i = 0, n = 0; i < o->op_count && o->ops[i] < b->plan->cut; i++) {
     bool durable = o->ops[i] < synced, grow = durable || n < journal;

@@ -35,11 +35,12 @@ struct image_plan {
 struct recording *recording_load(const char *path, const char *root);
 void recording_free(struct recording *);
 size_t recording_count(const struct recording *);
+size_t recording_base(const struct recording *); /* records before this one say what was there at first */
 const struct record *recording_at(const struct recording *, size_t i, const uint8_t **data);
 /* The path of the file that record i is about, as it was named when it was created; "" if there is none. */
 const char *recording_path(const struct recording *, size_t i);
 
-/* Draws a plan for a cut at or before `cut`. */
+/* Draws a plan for this cut. */
 struct image_plan image_draw(uint64_t *rnd, size_t cut);
 /* What the plan does, for people. */
 void image_describe(const struct image_plan *, char *out, size_t cap);

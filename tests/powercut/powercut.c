@@ -10,6 +10,8 @@
  *   be a log of this history                chain hashes, before and after recovery; `wal verify` finds it sound
  *   go on                                   a new write, a clean end, another start
  *
+ * Some images are opened under the recorder in their turn, and the power fails again during recovery.
+ *
  * One image in ten is of a process crash instead: nothing unsynced is lost, the boot is the same, and all that was
  * answered OK is there. Recordings differ from run to run: a failing one is kept, and --replay goes through it again.
  */
@@ -32,6 +34,8 @@
 #include "wal/base/status.h"
 
 #define WORKERS 2
+#define NESTED_EVERY 8 /* of the images, one is recovered under the recorder... */
+#define NESTED_CUTS 4  /* and cut so often in that */
 
 /* Images are thrown away: their opening needs no disk. These stand before libc's for RocksDB, too. */
 __attribute__((visibility("default"))) int fsync(int fd) {
@@ -61,16 +65,19 @@ static struct history *history;
 
 /* What the workers report. */
 static struct report {
-  long images, process, fresh, torn, in_switch;
+  long images, process, fresh, torn, in_switch, nested;
   double bytes;
-  char failed[1200];
+  char failed[1600];
 } * reports;
 
 /* ---- one image ------------------------------------------------------------------------------------- */
 
+/* The boot that an image is opened in, per worker process. 1: after the first power cut; 2: after the second. */
+static int boot;
+
 static bool after_reboot(struct env *env, uint8_t id[16]) {
   (void)env;
-  memset(id, 0xab, 16);
+  memset(id, boot, 16);
   return true;
 }
 
@@ -85,9 +92,10 @@ struct trial {
   char dir[512]; /* the node's, in the image */
   struct env_ops ops;
   struct env env;
-  struct vouched vouched;
-  bool waits; /* sync writes wait for followers */
-  char what[300];
+  dw_lsn must; /* everything up to here was promised */
+  bool nested; /* recovery was cut: it may have begun an epoch of its own */
+  bool waits;  /* sync writes wait for followers */
+  char what[500];
 };
 
 #define FAIL(t, ...)                                                                                                   \
@@ -97,11 +105,16 @@ struct trial {
     return false;                                                                                                      \
   } while (0)
 
+struct log_look {
+  bool known, nested;
+};
+
 static int check_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
   struct wal_pos pos = {block_last_lsn(&b->h), b->h.epoch, b->h.chain};
+  struct log_look *look = arg;
   (void)path, (void)off;
-  *(bool *)arg = history_has(history, &pos);
-  return !*(bool *)arg;
+  look->known = history_has(history, &pos) || (b->h.kind == BLOCK_EPOCH && look->nested);
+  return !look->known;
 }
 
 /* `wal verify`, and that all of the log is of the true history (but for what recovery adds). */
@@ -109,8 +122,8 @@ static bool check_log(struct trial *t, bool before) {
   const char *when = before ? "before" : "after";
   struct node_file id;
   struct wal_inspect_report rep;
-  bool known = true;
-  struct wal_inspect how = {.on_block = before ? check_block : NULL, .arg = &known};
+  struct log_look look = {true, t->nested};
+  struct wal_inspect how = {.on_block = before ? check_block : NULL, .arg = &look};
   if (node_file_load(&t->env, t->dir, &id) != DW_OK) return true; /* not made yet */
   char *path = path_generation(t->dir, "wal", id.generation);
   int rc = wal_inspect(&t->env, path, &how, &rep);
@@ -118,9 +131,9 @@ static bool check_log(struct trial *t, bool before) {
   if (rc == DW_NOT_FOUND) return true;
   /* Before recovery a hole in what was not synced, or a row of segments that a trim has left half, looks like
    * corruption to whoever can't tell. */
-  bool hole = rc == DW_CORRUPT && before && !t->plan.process;
+  bool hole = rc == DW_CORRUPT && before && (!t->plan.process || t->nested);
   if (rc != DW_OK && !hole) FAIL(t, "wal verify %s: %s", when, dw_last_error());
-  if (!known)
+  if (!look.known)
     FAIL(t, "%s the log holds a block that nobody wrote, behind LSN %llu", when, (unsigned long long)rep.last.lsn);
   if (before && (hole || rep.torn_bytes)) t->report->torn++;
   return true;
@@ -172,18 +185,17 @@ static bool open_image(struct trial *t, dw_engine **e) {
 static bool check_open(struct trial *t, dw_engine *e) {
   struct engine_positions pos;
   engine_positions(e, &pos);
-  dw_lsn must = t->plan.process ? t->vouched.any : t->vouched.disk;
-  if (pos.tail.lsn < must)
+  if (pos.tail.lsn < t->must)
     FAIL(t, "%s LSN %llu, but the log ends at LSN %llu (applied %llu)",
-         t->follower ? "acknowledged" : "answered OK for", (unsigned long long)must, (unsigned long long)pos.tail.lsn,
-         (unsigned long long)pos.applied.lsn);
+         t->follower ? "acknowledged" : "answered OK for", (unsigned long long)t->must,
+         (unsigned long long)pos.tail.lsn, (unsigned long long)pos.applied.lsn);
   /* A follower shows what it knows to be committed; the rest waits for the primary's word. At a primary only sync
    * writes wait, for followers that this image has not. */
   t->waits = !t->follower && pos.applied.lsn < pos.tail.lsn && history_waits_behind(history, pos.applied.lsn);
   if (!t->follower && pos.applied.lsn < pos.tail.lsn && !t->waits)
     FAIL(t, "the log ends at LSN %llu, reads see LSN %llu, and nothing between has to wait",
          (unsigned long long)pos.tail.lsn, (unsigned long long)pos.applied.lsn);
-  if (pos.applied.lsn && !history_has(history, &pos.applied) && t->follower)
+  if (pos.applied.lsn && !history_has(history, &pos.applied) && t->follower && !t->nested)
     FAIL(t, "applied LSN %llu of another history", (unsigned long long)pos.applied.lsn);
   t->report->fresh += pos.tail.lsn == 0;
   return check_state(t, e, pos.applied.lsn, false);
@@ -226,35 +238,100 @@ static bool try_image(struct trial *t) {
 
 /* Cuts: anywhere; half of a follower's while a bootstrap comes in and takes over. */
 static size_t draw_cut(uint64_t *rnd, int node) {
-  size_t from = 0, to = recording_count(nodes[node].recording);
+  size_t from = recording_base(nodes[node].recording), to = recording_count(nodes[node].recording);
   bool in_switch = nodes[node].follower && nodes[node].to && *rnd % 2;
   if (in_switch) from = nodes[node].from, to = nodes[node].to;
   *rnd = *rnd * 6364136223846793005u + 1442695040888963407u;
   return from + (size_t)(*rnd >> 16) % (to - from + 1);
 }
 
+static void trial_init(struct trial *t, int node, const char *path) {
+  t->follower = nodes[node].follower;
+  t->ops = *env_posix()->ops;
+  t->env.ops = &t->ops;
+  snprintf(t->dir, sizeof t->dir, "%s/node", path);
+}
+
+/* The recorder and the recovering program, as a process of their own. */
+static bool record_recovery(struct trial *t, const char *root, const char *record) {
+  char env[3][700], exe[600], role[10], number[8];
+  char *argv[] = {exe, t->dir, role, number, NULL},
+       *envp[] = {env[0], env[1], env[2], (char[]){"DW_RECORD_FAST=1"}, NULL};
+  snprintf(env[0], sizeof env[0], "LD_PRELOAD=%s", getenv("DW_RECORDER"));
+  snprintf(env[1], sizeof env[1], "DW_RECORD=%s", record);
+  snprintf(env[2], sizeof env[2], "DW_RECORD_ROOT=%s", root);
+  snprintf(role, sizeof role, "%s", t->follower ? "follower" : "primary");
+  snprintf(number, sizeof number, "%d", 1);
+  ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 16);
+  exe[n > 0 ? n : 0] = 0;
+  snprintf(strrchr(exe, '/'), 16, "/dw_recover");
+  int status = 0;
+  pid_t pid = fork();
+  if (pid == 0) {
+    execve(exe, argv, envp);
+    _exit(127);
+  }
+  waitpid(pid, &status, 0);
+  if (!WIFEXITED(status) || WEXITSTATUS(status)) FAIL(t, "recovery under the recorder ends with status %d", status);
+  return true;
+}
+
+/* The same image again, opened under the recorder, the power cut at some moments of that. */
+static bool cut_recovery(const struct trial *first, int node, const char *path, uint64_t *rnd) {
+  struct trial t = *first;
+  char again[500], record[520], how[160];
+  bool good;
+  snprintf(again, sizeof again, "%s-again", path);
+  snprintf(record, sizeof record, "%s.record", again);
+  trial_init(&t, node, again);
+  image_build(nodes[node].recording, &t.plan, again);
+  if (!record_recovery(&t, again, record)) return false;
+  struct recording *r = recording_load(record, again);
+  env_remove_tree(env_posix(), again);
+  good = true;
+  for (int i = 0; good && i < NESTED_CUTS; i++) {
+    size_t base = recording_base(r);
+    *rnd = *rnd * 6364136223846793005u + 1442695040888963407u;
+    t.plan = image_draw(rnd, base + (size_t)(*rnd >> 16) % (recording_count(r) - base + 1));
+    image_describe(&t.plan, how, sizeof how);
+    snprintf(t.what, sizeof t.what, "%.200s; recovery, %s", first->what, how);
+    snprintf(again, sizeof again, "%s-again%d", path, i);
+    trial_init(&t, node, again);
+    t.ops.boot_id = after_reboot;
+    boot = t.plan.process ? 1 : 2;
+    t.nested = true;
+    image_build(r, &t.plan, again);
+    t.report->nested++;
+    good = try_image(&t);
+    if (good) env_remove_tree(env_posix(), again);
+  }
+  recording_free(r);
+  unlink(record);
+  return good;
+}
+
 static bool run_image(long k, const char *dir, struct report *report) {
   uint64_t rnd = (seed + (uint64_t)k) * 0x9e3779b97f4a7c15u;
   char path[400], how[160];
   int node = (int)(k % 2);
-  struct trial t = {.report = report, .follower = nodes[node].follower};
+  struct trial t = {.report = report};
   rnd ^= rnd >> 29;
+  snprintf(path, sizeof path, "%s/image%ld", dir, k);
+  trial_init(&t, node, path);
   t.plan = image_draw(&rnd, draw_cut(&rnd, node));
   image_describe(&t.plan, how, sizeof how);
   snprintf(t.what, sizeof t.what, "image %ld of the %s, %s", k, nodes[node].name, how);
-  t.ops = *env_posix()->ops;
-  t.env.ops = &t.ops;
+  boot = 1;
   if (!t.plan.process) t.ops.boot_id = after_reboot;
-  t.vouched = history_vouched(history, nodes[node].recording, t.follower, t.plan.cut);
-  snprintf(path, sizeof path, "%s/image%ld", dir, k);
-  snprintf(t.dir, sizeof t.dir, "%s/node", path);
+  struct vouched vouched = history_vouched(history, nodes[node].recording, t.follower, t.plan.cut);
+  t.must = t.plan.process ? vouched.any : vouched.disk;
   report->bytes += (double)image_build(nodes[node].recording, &t.plan, path);
   report->images++;
   report->process += t.plan.process;
   report->in_switch += t.follower && t.plan.cut >= nodes[node].from && t.plan.cut < nodes[node].to;
   if (!try_image(&t)) return false;
   env_remove_tree(env_posix(), path);
-  return true;
+  return k / 2 % NESTED_EVERY || t.plan.process || cut_recovery(&t, node, path, &rnd);
 }
 
 static void work(int worker, const char *dir) {
@@ -348,14 +425,14 @@ START_TEST(whatever_a_power_cut_leaves_opens_holds_what_was_promised_and_is_one_
     sum.fresh += reports[w].fresh;
     sum.torn += reports[w].torn;
     sum.in_switch += reports[w].in_switch;
+    sum.nested += reports[w].nested;
     sum.bytes += reports[w].bytes;
   }
   printf("%ld images, seed %llu: %ld of process crashes, %ld within a bootstrap, %ld with a torn tail or a hole, %ld "
-         "with an "
-         "empty log, "
-         "%.1f MB on average; all opened, nothing promised was lost\n",
+         "with an empty log, "
+         "%.1f MB on average; besides %ld images of recoveries cut short; all opened, nothing promised was lost\n",
          sum.images, (unsigned long long)seed, sum.process, sum.in_switch, sum.torn, sum.fresh,
-         sum.bytes / 1e6 / (double)sum.images);
+         sum.bytes / 1e6 / (double)sum.images, sum.nested);
   for (int i = 0; i < 2; i++) recording_free(nodes[i].recording);
   history_free(history);
   if (!replay) env_remove_tree(env_posix(), dir);

@@ -19,6 +19,7 @@ enum record_type {
   RECORD_UNLINK,     /* path; also of an empty directory */
   RECORD_SYNC_BEGIN, /* ino, value: a number */
   RECORD_SYNC_END,   /* value: that number; only after success */
+  RECORD_BEGIN,      /* what was there is told: from here on, what is done */
   RECORD_SENT        /* data about to go out through a socket: what the process vouches for from here on */
 };
 
