@@ -246,6 +246,7 @@ static size_t draw_cut(uint64_t *rnd, int node) {
 }
 
 static void trial_init(struct trial *t, int node, const char *path) {
+  env_remove_tree(env_posix(), path); /* of a run before, that failed there */
   t->follower = nodes[node].follower;
   t->ops = *env_posix()->ops;
   t->env.ops = &t->ops;
@@ -285,6 +286,7 @@ static bool cut_recovery(const struct trial *first, int node, const char *path, 
   snprintf(record, sizeof record, "%s.record", again);
   trial_init(&t, node, again);
   image_build(nodes[node].recording, &t.plan, again);
+  unlink(record);
   if (!record_recovery(&t, again, record)) return false;
   struct recording *r = recording_load(record, again);
   env_remove_tree(env_posix(), again);
@@ -382,6 +384,7 @@ static void check_complete(const char *dir, int node) {
   char built[400], command[1200];
   struct image_plan all = {.cut = recording_count(nodes[node].recording), .process = true};
   snprintf(built, sizeof built, "%s/complete-%s", dir, nodes[node].name);
+  env_remove_tree(env_posix(), built);
   image_build(nodes[node].recording, &all, built);
   snprintf(command, sizeof command, "diff -r --exclude=LOG --exclude='LOG.old*' --exclude=node.log %s %s/%s", built,
            dir, nodes[node].name);
