@@ -260,16 +260,25 @@ static void *run_reader(void *arg) {
 
 /* ---- trouble --------------------------------------------------------------------------------------- */
 
+/* At once; -1: nobody. */
+static void kill_both(int a, int b) {
+  struct daemon_proc *victims[2] = {&node[a], b < 0 ? NULL : &node[b]};
+  atomic_fetch_add(&life[a], 1);
+  if (b >= 0) atomic_fetch_add(&life[b], 1);
+  daemon_kill9_all(victims, 2);
+  total.kills[a]++;
+  if (b >= 0) total.kills[b]++;
+  daemon_start(&node[a]);
+  if (b >= 0) daemon_start(&node[b]);
+}
+
 static void kill_and_restart(int i) {
-  atomic_fetch_add(&life[i], 1);
-  daemon_kill9(&node[i]);
-  total.kills[i]++;
-  daemon_start(&node[i]);
+  kill_both(i, -1);
 }
 
 static void disturb(uint64_t *rnd) {
   int f = 1 + below(rnd, NODES - 1), ms = 20 + below(rnd, 600);
-  switch (below(rnd, 9)) {
+  switch (below(rnd, 11)) {
   case 0:
   case 1:
     proxy_mode(proxies[f], below(rnd, 2) ? PROXY_STALL : PROXY_STALL_DOWN);
@@ -289,6 +298,12 @@ static void disturb(uint64_t *rnd) {
   case 7: /* all links at once, and the primary: what comes back has nobody to ask */
     for (int i = 1; i < NODES; i++) proxy_mode(proxies[i], PROXY_CUT);
     kill_and_restart(0);
+    break;
+  case 8:
+  case 9: /* who acknowledged is away, who comes back has forgotten how far the commits went */
+    proxy_mode(proxies[NODES - f], PROXY_CUT);
+    kill_both(0, f);
+    total.cuts++;
     break;
   default: {
     int who = below(rnd, NODES);
