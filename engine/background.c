@@ -136,6 +136,16 @@ static struct wal_segment_info *list_segments(dw_engine *e, size_t *n) {
   }
 }
 
+/* Up to where the log is not needed for replay. An epoch record shares its LSN with the commit before it: as long as the
+ * store may have persisted that commit and not the record, the segment that ends with the record must stay, or the log
+ * would begin behind the store's boundary. */
+static dw_lsn not_needed(dw_engine *e, const struct wal_pos *persisted) {
+  pthread_mutex_lock(&e->mu);
+  bool record_behind = persisted->epoch < e->epoch;
+  pthread_mutex_unlock(&e->mu);
+  return persisted->lsn && record_behind ? persisted->lsn - 1 : persisted->lsn;
+}
+
 static void trim_log(dw_engine *e, dw_lsn persisted, const struct wal_segment_info *segments, size_t n) {
   if (n < 2) return;
   pthread_mutex_lock(&e->mu);
@@ -200,7 +210,7 @@ static void poll_store(dw_engine *e) {
     for (size_t i = 0; segments && i < n; i++)
       if (segments[i].last_lsn > persisted.lsn) unpersisted += segments[i].bytes;
     if (unpersisted > unpersisted_limit(e) && !health.flush_pending) flush_store(e, ref->store);
-    if (segments) trim_log(e, persisted.lsn, segments, n);
+    if (segments) trim_log(e, not_needed(e, &persisted), segments, n);
     free(segments);
   }
   store_ref_put(ref);

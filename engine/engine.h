@@ -69,6 +69,8 @@ struct engine_positions {
   struct wal_pos tail;    /* end of the log */
   struct wal_pos applied; /* what reads see */
   dw_lsn durable_lsn, commit_lsn, persisted_lsn;
+  dw_lsn strong_lsn;      /* primary: nothing above it has ever been committed. commit_lsn, but after a restart at least
+                             the end of the log that was found: what a strong read must wait for */
   struct wal_pos oldest;  /* boundary before the first block held */
   uint64_t epoch;
   uint64_t end_bytes;     /* logical size of the log, for lag in bytes */
@@ -91,6 +93,9 @@ void engine_pin_log(dw_engine *, dw_lsn lsn);
 
 /* Epochs of this history, oldest first: copies up to cap, returns how many there are. */
 size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);
+
+/* Primary: does a read now miss nothing that was committed? For those that must not block. */
+bool engine_strong_now(dw_engine *);
 
 /* How long commit `lsn` has been waiting, in ns: the age of the oldest commit above `applied` (0: none).
  * Coarse (about a heartbeat). */

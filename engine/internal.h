@@ -155,6 +155,8 @@ struct dw_engine {
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
   bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
+  dw_lsn recovered_lsn;     /* primary: the log's end as it was found at open; constant */
+  uint64_t behind_since_ns; /* while applied < commit: what is not applied was committed after this */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   struct block_source source_copy;
   const struct block_source *source; /* constant; NULL: nobody to repair from */

@@ -46,10 +46,9 @@ int engine_open_wal(dw_engine *e, const struct node_file *of, const struct wal_p
                            .must_reach = *must_reach,
                            .log = wal_log,
                            .log_arg = e};
-  bool there = false;
-  int rc = e->env->ops->exists(e->env, dir, &there);
-  if (rc == DW_OK) rc = wal_open(dir, &wo, rec, out);
-  if (rc == DW_OK && !there && (rc = e->env->ops->sync_dir(e->env, e->dir))) { /* before anything in it counts */
+  int rc = wal_open(dir, &wo, rec, out);
+  /* Before anything in it counts; each time, since what is found there may be what a crash left before this sync. */
+  if (rc == DW_OK && (rc = e->env->ops->sync_dir(e->env, e->dir))) {
     (void)wal_close(*out);
     *out = NULL;
   }
@@ -84,7 +83,6 @@ static int open_directory(dw_engine *e) {
   bool there = false;
   int rc = e->env->ops->exists(e->env, e->dir, &there);
   if (rc == DW_OK) rc = e->env->ops->mkdir(e->env, e->dir);
-  if (rc == DW_OK && !there) rc = sync_parent(e);
   if (rc) return rc;
   char *lock = path_join(e->dir, "LOCK");
   if (!lock) return DW_NO_MEMORY;
@@ -99,7 +97,10 @@ static int open_directory(dw_engine *e) {
   free(lock);
   if (rc == DW_NOT_FOUND) {
     save = true;
-    rc = new_node(e);
+    /* Also where the directory was there: perhaps a crash came before this sync. One that somebody else made in a place
+     * that we may not open is theirs to sync. */
+    rc = sync_parent(e);
+    if (rc == DW_OK || there) rc = new_node(e);
   }
   if (rc) return rc;
   if (e->opt.node_id && e->opt.node_id != e->node.node_id)
@@ -196,6 +197,7 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (rc == DW_NOT_FOUND)
     rc = dw_fail(DW_CORRUPT, "%s: the log starts at LSN %llu, but the store ends at LSN %llu: what is between is gone",
                  e->dir, (unsigned long long)rec->oldest_lsn, (unsigned long long)e->applied.lsn);
+  if (e->opt.role == DW_PRIMARY) e->recovered_lsn = rec->end.lsn;
   if (rc == DW_OK && e->opt.role == DW_PRIMARY) rc = queue_tail(e);
   if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
   atomic_store(&e->applied_lsn, e->applied.lsn);

@@ -116,8 +116,9 @@ void pipeline_moved(dw_engine *e) {
 
 void pipeline_advance(dw_engine *e) {
   dw_lsn before = e->gate.commit;
-  uint64_t commits = e->gate.degraded_commits;
-  unsigned events = gate_advance(&e->gate, mono_ns(e));
+  uint64_t commits = e->gate.degraded_commits, now = mono_ns(e);
+  unsigned events = gate_advance(&e->gate, now);
+  if (before <= e->applied.lsn) e->behind_since_ns = now;
   if (events & GATE_DEGRADED)
     engine_log(e, DW_LOG_WARN,
                "degraded to async at LSN %llu: no acks within the time-out (%u followers connected); commits go on "

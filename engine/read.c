@@ -3,9 +3,13 @@
  * A consistency level is a condition on what this node has applied; once it holds, what is read afterwards is at
  * least that fresh, because applying only goes forward:
  *   EVENTUAL  none
- *   BOUNDED   staleness (replication's probes; 0 on a primary) <= max_staleness_ms
+ *   BOUNDED   staleness (replication's probes; on a primary how long a commit has been unapplied) <= max_staleness_ms
  *   SESSION   applied >= min_lsn
  *   STRONG    applied >= the primary's commit_lsn, asked for after the read began
+ *
+ * A primary that was restarted does not know what of the tail that waits for followers had been committed before,
+ * answered OK and read. Until that is decided, a read that must miss nothing waits for all of it, here and, through the
+ * answers to probes, on followers.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +30,12 @@ struct read_goal {
   uint64_t staleness_ns; /* UINT64_MAX: any */
 };
 
+/* mu held. */
 static uint64_t staleness_now(dw_engine *e, uint64_t now) {
-  if (e->opt.role == DW_PRIMARY) return 0;
+  if (e->opt.role == DW_PRIMARY) {
+    if (e->applied.lsn < e->recovered_lsn) return UINT64_MAX;
+    return e->applied.lsn >= e->gate.commit ? 0 : now - e->behind_since_ns;
+  }
   return e->rops ? e->rops->staleness_ns(e->rctx, now) : UINT64_MAX;
 }
 
@@ -64,6 +72,17 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
   return rc;
 }
 
+static dw_lsn strong_lsn(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  dw_lsn lsn = e->gate.commit > e->recovered_lsn ? e->gate.commit : e->recovered_lsn;
+  pthread_mutex_unlock(&e->mu);
+  return lsn;
+}
+
+bool engine_strong_now(dw_engine *e) {
+  return atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= strong_lsn(e);
+}
+
 static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
   if (!ro || ro->consistency == DW_EVENTUAL) return DW_OK;
   uint64_t start = mono_ns(e), wait_ns = (uint64_t)ro->wait_ms * 1000000u;
@@ -77,8 +96,11 @@ static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
     goal.staleness_ns = ro->max_staleness_ms > UINT64_MAX / 2000000u ? UINT64_MAX / 2 : ro->max_staleness_ms * 1000000u;
     break;
   case DW_STRONG:
-    if (e->opt.role == DW_PRIMARY) return DW_OK;
     if (!ro->wait_ms) wait_ns = (uint64_t)e->opt.ack_timeout_ms * 1000000u;
+    if (e->opt.role == DW_PRIMARY) {
+      goal.lsn = strong_lsn(e);
+      break;
+    }
     pthread_mutex_lock(&e->mu);
     const struct replication_ops *rops = e->rops;
     void *rctx = e->rctx;

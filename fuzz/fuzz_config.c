@@ -46,6 +46,7 @@ static char *print(const struct config *c, const struct option *o) {
   switch (o->type) {
   case OPTION_PATH:
   case OPTION_TEXT:
+  case OPTION_ADDRESSES:
   case OPTION_ADDRESS: value = string(c, o); break;
   case OPTION_NUMBER:
     v = number(c, o);

@@ -67,6 +67,22 @@ static void blocks(struct seen *x) {
   CHECK(memcmp(head, x->f->body - MSG_HEADER_BYTES, sizeof head) == 0);
 }
 
+static void fetched(struct seen *x) {
+  struct msg_fetched m;
+  uint8_t head[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES];
+  if (msg_get_fetched(x->f, &m)) return;
+  CHECK(m.blocks + m.bytes == x->f->body + x->f->h.body_len);
+  msg_fetched_head(&x->s, &m, m.bytes, head);
+  CHECK(memcmp(head, x->f->body - MSG_HEADER_BYTES, sizeof head) == 0);
+}
+
+static void fetch(struct seen *x) {
+  struct msg_fetch m;
+  if (msg_get_fetch(x->f, &m)) return;
+  CHECK(msg_put_fetch(&x->again, &x->s, &m) == DW_OK);
+  if (x->again.len == MSG_HEADER_BYTES + x->f->h.body_len) same(x); /* a longer one is of a later version */
+}
+
 static void chunk(struct seen *x) {
   struct msg_ckpt_chunk m;
   uint8_t head[MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES];
@@ -151,6 +167,8 @@ static void look(const struct frame *f) {
   case MSG_CKPT_MANIFEST: manifest(&x); break;
   case MSG_CKPT_WANT: want(&x); break;
   case MSG_CKPT_CHUNK: chunk(&x); break;
+  case MSG_FETCH: fetch(&x); break;
+  case MSG_FETCHED: fetched(&x); break;
   default: small(&x);
   }
   buf_free(&x.again);

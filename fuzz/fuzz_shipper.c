@@ -33,6 +33,7 @@ struct talk {
   bool streaming;
   struct msg_probe asked[128]; /* what the driver was asked to answer, the newest ones */
   size_t asked_count;
+  uint64_t fetches; /* ids of FETCH so far */
   uint64_t node_id; /* of the follower's frames */
   uint64_t epoch;
 };
@@ -73,6 +74,24 @@ static void said_answer(struct talk *t, const struct frame *f) {
   CHECK(found || t->asked_count > 128);
 }
 
+/* Whole blocks of our log, one behind the other. */
+static void said_fetched(const struct frame *f) {
+  struct msg_fetched m;
+  size_t off = 0, n;
+  const uint8_t *block;
+  struct hash128 chain;
+  CHECK(msg_get_fetched(f, &m) == DW_OK);
+  struct msg_blocks bl = {.count = m.count, .blocks = m.blocks, .bytes = m.bytes};
+  for (uint32_t i = 0; i < m.count; i++) {
+    struct wal_block *b;
+    CHECK(msg_blocks_next(&bl, &off, &block, &n) == DW_OK && wal_block_parse(block, n, &b) == DW_OK);
+    CHECK(i == 0 || block_chain_ok(block, &chain));
+    chain = b->h.chain;
+    wal_block_unref(b);
+  }
+  CHECK(off == m.bytes);
+}
+
 static void said(struct talk *t, const struct frame *f) {
   struct msg_refuse refuse;
   struct msg_heartbeat beat;
@@ -96,6 +115,7 @@ static void said(struct talk *t, const struct frame *f) {
   case MSG_CKPT_CHUNK: CHECK(msg_get_ckpt_chunk(f, &chunk) == DW_OK && chunk.file < FILES); break;
   case MSG_CKPT_FILE_END: CHECK(msg_get_ckpt_file_end(f, &end) == DW_OK && end.file < FILES); break;
   case MSG_CKPT_DONE: CHECK(msg_get_id(f, &id) == DW_OK); break;
+  case MSG_FETCHED: said_fetched(f); break;
   default: CHECK(false);
   }
 }
@@ -177,12 +197,26 @@ static void read_chunk(struct talk *t, const struct ship_action *a, int rc) {
   free(data);
 }
 
+static void fetch(struct talk *t, const struct msg_fetch *m, int rc) {
+  struct wal_block *blocks[64];
+  size_t n = 0, i = 0, bytes = 0;
+  CHECK(m->max_bytes <= MSG_FETCH_BYTES);
+  if (rc == DW_OK) rc = memlog_index(&t->log, &m->from, &i);
+  for (; rc == DW_OK && i < t->log.n && n < 64 && bytes < m->max_bytes; i++) {
+    if (block_last_lsn(&t->log.blocks[i]->h) > m->upto) break;
+    bytes += block_total_bytes(&t->log.blocks[i]->h);
+    blocks[n++] = wal_block_ref(t->log.blocks[i]);
+  }
+  shipper_fetched(t->ship, rc, blocks, n, "fuzz", t->now);
+}
+
 static void answer(struct talk *t, const struct ship_action *a, int rc) {
   switch (a->type) {
   case SHIP_LOCATE: locate(t); break;
   case SHIP_READ_LOG: read_log(t, a->read.max_bytes, rc); break;
   case SHIP_MAKE_CHECKPOINT: make_checkpoint(t, rc); break;
   case SHIP_READ_CHUNK: read_chunk(t, a, rc); break;
+  case SHIP_FETCH: fetch(t, a->fetch, rc); break;
   default: CHECK(false);
   }
 }
@@ -205,6 +239,7 @@ static void drive(struct talk *t) {
     case SHIP_READ_LOG:
     case SHIP_MAKE_CHECKPOINT:
     case SHIP_READ_CHUNK:
+    case SHIP_FETCH:
       if (t->hold && a.type != SHIP_LOCATE) {
         CHECK(!t->is_open); /* one at a time */
         t->open = a;
@@ -276,6 +311,20 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   case 7:
     CHECK(msg_put_refuse(b, &me, &(struct msg_refuse){.code = (uint16_t)(1 + x % 14), .text = "no"}) == DW_OK);
     break;
+  case 8:
+    if (how & 64) {
+      struct msg_fetch m = {.version_min = MSG_VERSION_MIN,
+                            .version_max = MSG_VERSION_MAX,
+                            .max_bytes = (uint32_t)x * 16,
+                            .cluster_id = sim_id(7),
+                            .node_id = t->node_id,
+                            .id = ++t->fetches,
+                            .from = some_pos(t, f)};
+      m.upto = m.from.lsn + feed_u8(f);
+      CHECK(msg_put_fetch(b, &me, &m) == DW_OK);
+      break;
+    }
+    /* fall through */
   default: { /* a body of the input's own */
     size_t n;
     const uint8_t *body = feed_bytes(f, x % 300, &n);

@@ -170,7 +170,7 @@ struct msg_fetched {
   uint32_t count; /* 0: nothing follows `from` up to `upto` */
   uint64_t id;
   struct hash128 cluster_id;
-  const uint8_t *blocks; /* as msg_blocks; msg_fetched_blocks makes one of it */
+  const uint8_t *blocks; /* as in msg_blocks, to be walked as one */
   size_t bytes;
 };
 

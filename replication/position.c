@@ -20,6 +20,13 @@ static int refuse(struct position_decision *d, char which, int code, dw_lsn lsn,
   return DW_OK;
 }
 
+/* log->find, but several boundaries may share the LSN of the oldest one held: those of earlier epochs lie below it. */
+static int find_boundary(const struct position_log *log, const struct wal_pos *pos) {
+  int rc = log->find(log->ctx, pos);
+  bool below = pos->lsn == log->oldest.lsn && pos->epoch < log->oldest.epoch;
+  return rc == DW_DIVERGED && below ? DW_NOT_FOUND : rc;
+}
+
 /* Is pos on our history as far as the epochs tell? For positions below the oldest block held. */
 static bool on_epoch_history(const struct position_log *log, const struct wal_pos *pos) {
   if (pos->lsn == 0 && pos->epoch == 0) {
@@ -51,7 +58,7 @@ static dw_lsn parted_after(const struct position_log *log, const struct wal_pos 
 
 /* Is what the follower has applied on our history? DW_OK, DW_DIVERGED, or another error. */
 static int applied_is_ours(const struct position_log *log, const struct wal_pos *applied) {
-  int rc = log->find(log->ctx, applied);
+  int rc = find_boundary(log, applied);
   if (rc != DW_NOT_FOUND) return rc;
   return on_epoch_history(log, applied) ? DW_OK : DW_DIVERGED;
 }
@@ -79,7 +86,7 @@ static int case_a(const struct position_log *log, const struct msg_hello *h, str
   struct wal_pos genesis = wal_genesis(&log->cluster_id);
   if (!hash128_zero(&h->cluster_id) && !hash128_eq(&h->tail.chain, &genesis.chain))
     return refuse(d, 'A', DW_DIVERGED, 1, "an empty log that does not begin where this cluster's begins");
-  int rc = log->find(log->ctx, &genesis);
+  int rc = find_boundary(log, &genesis);
   if (rc == DW_NOT_FOUND)
     return decide(d, POSITION_BOOTSTRAP, 'A', &genesis, "new, and the log's beginning is trimmed");
   if (rc) return rc;
@@ -127,7 +134,7 @@ int position_decide(const struct position_log *log, const struct msg_hello *h, s
              (ull)h->node_id, (ull)h->tail.epoch, (ull)log->tail.epoch);
     return refuse(d, 'C', DW_DIVERGED, parted_after(log, &h->tail) + 1, text);
   }
-  int rc = log->find(log->ctx, &h->at);
+  int rc = find_boundary(log, &h->at);
   if (rc == DW_OK) return case_d(log, h, d);
   if (rc != DW_NOT_FOUND && rc != DW_DIVERGED) return rc;
   return case_ef(log, h, rc == DW_NOT_FOUND, d);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
@@ -154,7 +155,7 @@ static bool queue_command(struct conn *c, const struct cmd *cmd) {
 dw_read_options read_now(const struct conn *c) {
   dw_read_options ro = c->read;
   ro.wait_ms = 0;
-  if (ro.consistency == DW_STRONG && c->s->role == DW_FOLLOWER) ro = (dw_read_options){0}; /* strong_done */
+  if (ro.consistency == DW_STRONG) ro = (dw_read_options){0}; /* strong_enough() has seen to it */
   return ro;
 }
 
@@ -168,8 +169,9 @@ bool read_later(struct conn *c, int rc) {
   return true;
 }
 
-/* STRONG on a follower: a question to the primary, in another thread. Once it has been answered and reached, what the
- * command reads is strong enough, since what is applied only grows. */
+/* STRONG: on a follower a question to the primary, in another thread; on a primary that has not applied all that is
+ * committed a moment's patience, likewise. Once it has been answered and reached, what the command reads is strong
+ * enough, since what is applied only grows. */
 struct strong_work {
   struct work w;
   dw_read_options ro;
@@ -197,8 +199,9 @@ static void strong_after(struct work *w) {
 
 /* True: the command may read. False with *h set: it waits, or has been refused. */
 static bool strong_enough(struct conn *c, enum handled *h) {
-  if (c->read.consistency != DW_STRONG || c->s->role != DW_FOLLOWER) return true;
+  if (c->read.consistency != DW_STRONG) return true;
   if (c->strong_done && c->strong_rc == DW_OK) return true;
+  if (!c->strong_done && c->s->role == DW_PRIMARY && engine_strong_now(c->s->e)) return true;
   *h = HANDLED;
   if (c->strong_done) {
     reply_rc(c, &c->out, c->strong_rc, 0, c->strong_error);

@@ -70,11 +70,30 @@ static void show_log(const char *path) {
   fclose(f);
 }
 
-void daemon_start(struct daemon_proc *d) {
+void daemon_add_env(struct daemon_proc *d, const char *fmt, ...) {
+  ck_assert_int_lt(d->env_count, 4);
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(d->env[d->env_count++], sizeof d->env[0], fmt, ap);
+  va_end(ap);
+}
+
+/* The daemon's own with ours behind it: the first of a name counts. Made before fork: the child of a process with threads may not allocate. */
+static char **make_environment(struct daemon_proc *d) {
+  int n = 0;
+  while (environ[n]) n++;
+  char **env = calloc((size_t)(n + d->env_count + 1), sizeof *env);
+  ck_assert_ptr_nonnull(env);
+  for (int i = 0; i < d->env_count; i++) env[i] = d->env[i];
+  memcpy(env + d->env_count, environ, (size_t)n * sizeof *env);
+  return env;
+}
+
+void daemon_spawn(struct daemon_proc *d) {
   char exe[600], resp[64], http[64], listen[64];
   exe_path(d->exe, exe, sizeof exe);
   snprintf(d->log, sizeof d->log, "%s.log", d->data);
-  long from = size_of(d->log);
+  d->log_from = size_of(d->log);
   if (!d->resp_port) {
     d->resp_port = test_pick_port();
     d->http_port = test_pick_port();
@@ -90,31 +109,49 @@ void daemon_start(struct daemon_proc *d) {
     argv[argc++] = listen;
   }
   for (int i = 0; i < d->flag_count; i++) argv[argc++] = d->flags[i];
+  char **env = make_environment(d);
   d->pid = fork();
   if (d->pid == 0) {
     int fd = open(d->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
     dup2(fd, 2);
-    execv(exe, argv);
+    execve(exe, argv, env);
     dprintf(2, "exec %s: %s\n", exe, strerror(errno));
     _exit(127);
   }
+  free(env);
+}
+
+void daemon_await_ready(struct daemon_proc *d) {
   double deadline = now_s() + 60;
-  while (!find_ready(d->log, from)) {
+  while (!find_ready(d->log, d->log_from)) {
     int status;
     bool died = waitpid(d->pid, &status, WNOHANG) == d->pid;
     if (died || now_s() > deadline) {
+      if (died) d->pid = 0;
       show_log(d->log);
-      ck_abort_msg("%s %s", exe, died ? "ended" : "did not become ready");
+      ck_abort_msg("%s on %s %s", d->exe, d->data, died ? "ended" : "did not become ready");
     }
     poll(NULL, 0, 5);
   }
 }
 
+void daemon_start(struct daemon_proc *d) {
+  daemon_spawn(d);
+  daemon_await_ready(d);
+}
+
 void daemon_kill9(struct daemon_proc *d) {
-  if (d->pid <= 0) return;
-  kill(d->pid, SIGKILL);
-  waitpid(d->pid, NULL, 0);
-  d->pid = 0;
+  daemon_kill9_all(&d, 1);
+}
+
+void daemon_kill9_all(struct daemon_proc *const *d, int n) {
+  for (int i = 0; i < n; i++)
+    if (d[i] && d[i]->pid > 0) kill(d[i]->pid, SIGKILL);
+  for (int i = 0; i < n; i++) {
+    if (!d[i] || d[i]->pid <= 0) continue;
+    waitpid(d[i]->pid, NULL, 0);
+    d[i]->pid = 0;
+  }
 }
 
 int daemon_stop(struct daemon_proc *d) {
@@ -129,7 +166,7 @@ int daemon_stop(struct daemon_proc *d) {
 /* ---- RESP ---------------------------------------------------------------------------------------- */
 
 int resp_connect(int port) {
-  int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
   struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   struct timeval tv = {60, 0};
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

@@ -11,15 +11,24 @@ struct daemon_proc {
   char data[512], log[540];
   char flags[24][128];   /* kept for a restart, with the ports that were picked */
   int flag_count;
+  char env[4][600];      /* NAME=VALUE for the daemon alone */
+  int env_count;
   pid_t pid;
   int resp_port, listen_port, http_port;
+  long log_from; /* where this start's lines begin */
 };
 
 /* Starts and waits for the "ready" line; later starts use the same ports. Fails the test (ck_abort) with the log's end if the daemon
  * does not come up within 30 s. */
 void daemon_start(struct daemon_proc *);
+/* daemon_start in two steps, for whoever wants to kill it before it is ready. */
+void daemon_spawn(struct daemon_proc *);
+void daemon_await_ready(struct daemon_proc *);
 void daemon_add_flag(struct daemon_proc *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void daemon_add_env(struct daemon_proc *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void daemon_kill9(struct daemon_proc *);
+/* All at once: every signal is sent before the first end is awaited. NULL and dead ones are skipped. */
+void daemon_kill9_all(struct daemon_proc *const *, int n);
 /* SIGTERM; returns the exit code. */
 int daemon_stop(struct daemon_proc *);
 

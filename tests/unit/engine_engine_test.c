@@ -309,6 +309,39 @@ START_TEST(a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked) {
 }
 END_TEST
 
+static int get_as(dw_consistency consistency, const char *key) {
+  dw_read_options ro = {.consistency = consistency, .max_staleness_ms = 60000, .wait_ms = 20};
+  dw_value v = {0};
+  int rc = dw_get(e, &ro, key, strlen(key), &v);
+  dw_value_release(&v);
+  return rc;
+}
+
+/* The tail may have been acknowledged before the restart, and read. Nobody here can tell. */
+START_TEST(reads_that_must_miss_nothing_wait_until_a_recovered_tail_is_decided) {
+  options.mode = DW_SYNC;
+  open_engine();
+  acks(1, 0, 0);
+  ck_assert_int_eq(dw_put(e, &(dw_write_options){.mode = DW_ASYNC}, "old", 3, "v", 1, NULL), DW_OK);
+  ck_assert_int_eq(dw_put(e, &(dw_write_options){.timeout_ms = 30}, "k", 1, "v", 1, NULL), DW_TIMEOUT);
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_NOT_FOUND); /* in doubt: not committed */
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_NOT_FOUND);
+  close_engine();
+  open_engine();
+  struct engine_positions pos;
+  engine_positions(e, &pos);
+  ck_assert_uint_eq(pos.commit_lsn, 1);
+  ck_assert_uint_eq(pos.strong_lsn, 2); /* what followers are told, for their reads */
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_STALE);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  ck_assert_int_eq(get_as(DW_EVENTUAL, "k"), DW_NOT_FOUND);
+  acks(1, 2, 2);
+  ck_assert_int_eq(dw_wait(e, 2, NULL), DW_OK);
+  ck_assert_int_eq(get_as(DW_STRONG, "k"), DW_OK);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_OK);
+}
+END_TEST
+
 START_TEST(the_applied_level_answers_once_followers_have_applied) {
   open_engine();
   acks(1, 0, 0);
@@ -516,6 +549,105 @@ START_TEST(segments_are_recycled_once_the_store_has_persisted_them) {
 }
 END_TEST
 
+static uint64_t hasty_clock(struct env *env) {
+  static uint64_t now = 1000000000;
+  (void)env;
+  return now += 300000000; /* every look at it, another housekeeping is due */
+}
+
+static void count_done(void *arg, int rc, dw_lsn lsn) {
+  if (rc == DW_OK) *(dw_lsn *)arg = lsn;
+}
+
+/* In a process that then dies: opens, writes one value that needs a segment of its own, keeps house until there is
+ * nothing to do. */
+static void crash_after_a_roll(void) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    struct env_ops ops = *env_posix()->ops;
+    struct env env = {&ops};
+    static char big[70000];
+    dw_lsn lsn = 0;
+    ops.mono_ns = hasty_clock;
+    config.env = &env;
+    config.threads = false;
+    if (engine_open(dir, &options, &config, &e)) _exit(2);
+    for (size_t i = 0; i < sizeof big; i++) big[i] = (char)rand();
+    dw_batch *b = dw_batch_create();
+    dw_batch_put(b, "big", 3, big, sizeof big);
+    if (dw_write_async(e, NULL, b, count_done, &lsn)) _exit(3);
+    for (int i = 0; i < 1000 && (engine_step(e) || i < 50); i++) continue;
+    _exit(lsn ? 0 : 4);
+  }
+  int status;
+  waitpid(pid, &status, 0);
+  ck_assert(WIFEXITED(status));
+  ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+
+START_TEST(an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed) {
+  options.segment_bytes = 65536;
+  open_engine();
+  put("a", "1");
+  close_engine(); /* the store has persisted LSN 1 of epoch 1; epoch 2's record will stand at LSN 1, too */
+  crash_after_a_roll();
+  open_engine();
+  expect("a", "1");
+  ck_assert_uint_eq(put("b", "2"), 3);
+}
+END_TEST
+
+/* What was done to directories, in order: "mkdir PATH" and "sync PATH". */
+static char events[64][400];
+static int event_count;
+
+static int noting_mkdir(struct env *env, const char *path) {
+  snprintf(events[event_count++ % 64], 400, "mkdir %s", path);
+  return env_posix()->ops->mkdir(env, path);
+}
+
+static int noting_sync_dir(struct env *env, const char *path) {
+  snprintf(events[event_count++ % 64], 400, "sync %s", path);
+  return env_posix()->ops->sync_dir(env, path);
+}
+
+static int last_event(const char *what, const char *path) {
+  char text[400];
+  int at = -1;
+  snprintf(text, sizeof text, "%s %s", what, path);
+  for (int i = 0; i < event_count && i < 64; i++)
+    if (strcmp(events[i], text) == 0) at = i;
+  return at;
+}
+
+START_TEST(the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged) {
+  struct env_ops ops = *env_posix()->ops;
+  struct env env = {&ops};
+  char path[300], log[320];
+  ops.mkdir = noting_mkdir;
+  ops.sync_dir = noting_sync_dir;
+  config.env = &env;
+  snprintf(path, sizeof path, "%s/new", dir);
+  snprintf(log, sizeof log, "%s/wal-000001", path);
+  event_count = 0;
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  ck_assert_int_ge(last_event("mkdir", path), 0);
+  ck_assert_int_gt(last_event("sync", dir), last_event("mkdir", path));
+  ck_assert_int_ge(last_event("mkdir", log), 0);
+  ck_assert_int_gt(last_event("sync", path), last_event("mkdir", log));
+  close_engine();
+  options.role = DW_FOLLOWER; /* its log is made when it meets its primary */
+  snprintf(path, sizeof path, "%s/newer", dir);
+  snprintf(log, sizeof log, "%s/wal-000001", path);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  struct hash128 cluster = {{1}};
+  event_count = 0;
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  ck_assert_int_gt(last_event("sync", path), last_event("mkdir", log));
+  close_engine(); /* the environment is this function's */
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("engine");
   TCase *t = tcase_create("engine");
@@ -532,6 +664,7 @@ int main(void) {
   tcase_add_loop_test(t, an_asynchronous_answer_does_not_wait_for_another_writers_followers, 0, 5);
   tcase_add_test(t, a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again);
   tcase_add_test(t, a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked);
+  tcase_add_test(t, reads_that_must_miss_nothing_wait_until_a_recovered_tail_is_decided);
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
@@ -542,6 +675,8 @@ int main(void) {
   tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
+  tcase_add_test(t, an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed);
+  tcase_add_test(t, the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged);
   suite_add_tcase(s, t);
   return check_main(s);
 }

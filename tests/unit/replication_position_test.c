@@ -189,6 +189,26 @@ START_TEST(a_trimmed_position_on_the_epoch_history_gets_a_checkpoint) {
 }
 END_TEST
 
+START_TEST(the_end_of_an_epoch_is_known_where_the_log_begins_right_behind_the_next_ones_record) {
+  struct wal_pos p20 = epochs[2].start;
+  memlog_trim(&ours, 23); /* epoch 3's own record is gone: the log begins at LSN 20, in epoch 3 */
+  ck_assert_uint_eq(memlog_bound(&ours, ours.first).lsn, p20.lsn);
+  struct msg_hello h = at(p20, p20);
+  EXPECT(decide(&h), POSITION_BOOTSTRAP, 'E');
+  h = at(other(20, 2), other(20, 2)); /* the same LSN and epoch, but another chain than ours there */
+  EXPECT(decide(&h), POSITION_REFUSE, 'G');
+  h = at(other(20, 3), other(20, 3));
+  EXPECT(decide(&h), POSITION_REFUSE, 'G');
+}
+END_TEST
+
+START_TEST(a_new_follower_gets_a_checkpoint_where_only_the_first_epochs_record_is_trimmed) {
+  struct msg_hello h = {.node_id = 2};
+  memlog_trim(&ours, 1);
+  EXPECT(decide(&h), POSITION_BOOTSTRAP, 'A');
+}
+END_TEST
+
 START_TEST(a_trimmed_position_off_the_epoch_history_is_refused_and_nothing_is_deleted) {
   memlog_trim(&ours, 25);
   struct msg_hello h = at(other(12, 1), other(12, 1)); /* epoch 1 ended at 10 */
@@ -231,6 +251,8 @@ int main(void) {
   tcase_add_test(t, a_newer_epoch_than_ours_means_we_are_the_old_primary);
   tcase_add_test(t, a_relay_that_is_behind_asks_for_patience);
   tcase_add_test(t, a_trimmed_position_on_the_epoch_history_gets_a_checkpoint);
+  tcase_add_test(t, the_end_of_an_epoch_is_known_where_the_log_begins_right_behind_the_next_ones_record);
+  tcase_add_test(t, a_new_follower_gets_a_checkpoint_where_only_the_first_epochs_record_is_trimmed);
   tcase_add_test(t, a_trimmed_position_off_the_epoch_history_is_refused_and_nothing_is_deleted);
   tcase_add_test(t, an_unapplied_tail_off_our_history_does_not_bar_a_checkpoint);
   suite_add_tcase(s, t);
