@@ -136,19 +136,30 @@ static int cursor_reset(dw_engine *e) {
 /* What a step did; filled without mu by the apply leader. */
 struct apply_result {
   int rc;
-  bool store_failed; /* the store refused: retried later; otherwise the log could not be read: fatal */
+  bool again; /* the store refused, or memory ran out: retried later; otherwise the log could not be read: fatal */
   struct apply_batch batch;
 };
+
+/* Room for the batch's epochs, before the store has them. */
+static int reserve_epochs(dw_engine *e, const struct apply_batch *b) {
+  if (b->epochs_n == 0) return DW_OK;
+  pthread_mutex_lock(&e->mu);
+  int rc = epochs_reserve(&e->epochs, b->epochs_n);
+  pthread_mutex_unlock(&e->mu);
+  return rc;
+}
 
 static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
   *out = (struct apply_result){0};
   if (!e->apply_cursor) out->rc = cursor_reset(e);
   if (out->rc == DW_OK) out->rc = batch_collect(e, &out->batch, limit);
+  if (out->rc == DW_OK) out->rc = reserve_epochs(e, &out->batch);
   if (out->rc == DW_OK && out->batch.n) {
     out->rc = batch_write(e->store->store, &out->batch);
-    out->store_failed = out->rc != DW_OK;
+    out->again = out->rc != DW_OK;
   }
   if (out->rc == DW_OK) return;
+  if (out->rc == DW_NO_MEMORY) out->again = true;
   /* Keep this thread's message: closing the cursor may overwrite it. */
   char why[400];
   dw_error_copy(why, sizeof why);
@@ -162,7 +173,7 @@ static void apply_took(dw_engine *e, const struct apply_batch *b) {
   e->applied = b->end;
   atomic_store_explicit(&e->applied_lsn, b->end.lsn, memory_order_release);
   e->unapplied_bytes -= b->stored_bytes < e->unapplied_bytes ? b->stored_bytes : e->unapplied_bytes;
-  for (size_t i = 0; i < b->epochs_n; i++) (void)epochs_add(e, &b->epochs[i]); /* the store has it in any case */
+  for (size_t i = 0; i < b->epochs_n; i++) epochs_add(&e->epochs, &b->epochs[i]);
 }
 
 void apply_step(dw_engine *e, struct request_list *done) {
@@ -181,9 +192,9 @@ void apply_step(dw_engine *e, struct request_list *done) {
     if (!e->failed_rc) e->failed[0] = '\0'; /* a store that takes writes again */
     pipeline_complete(e, done);
     if (e->rops) e->rops->applied_moved(e->rctx);
-  } else if (result.rc && (result.store_failed || result.rc == DW_NO_MEMORY)) {
-    /* A full disk, a background error of the store, no memory: committed writes wait, new ones are refused before they
-     * are logged, the health tick tries again. */
+  } else if (result.rc && result.again) {
+    /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before
+     * they are logged, the health tick tries again. */
     e->store_error_rc = result.rc;
     bool first = !e->failed[0];
     if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);

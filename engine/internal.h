@@ -79,6 +79,10 @@ bool request_list_remove(struct request_list *, struct write_request *);
 /* ---- the engine ------------------------------------------------------------------------------ */
 
 #define EPOCHS_MAX 4096u
+struct epoch_list {
+  struct epoch_record *records; /* sorted by epoch */
+  size_t count, cap;
+};
 #define LAG_SAMPLES 512u
 
 struct lag_sample {
@@ -128,8 +132,7 @@ struct dw_engine {
   int store_error_rc;         /* the store refuses writes just now; retried */
   struct store_health health;
 
-  struct epoch_record *epochs; /* sorted by epoch */
-  size_t epoch_count, epoch_cap;
+  struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
   struct lag_sample lag[LAG_SAMPLES];
   unsigned next_lag;
 
@@ -188,8 +191,9 @@ void background_tick(dw_engine *, struct request_list *done); /* mu held: time-o
 void background_maintain(dw_engine *);                        /* without mu: sync, prepare, trim, flush */
 
 /* epochs.c */
-int epochs_load(dw_engine *);                              /* from the store */
-int epochs_add(dw_engine *, const struct epoch_record *);  /* mu held or alone */
+int epochs_load(dw_engine *, struct store *, struct epoch_list *); /* replaces what the list holds */
+int epochs_reserve(struct epoch_list *, size_t more);              /* DW_NO_MEMORY; so that adding can't fail */
+void epochs_add(struct epoch_list *, const struct epoch_record *);
 int epoch_start(dw_engine *, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs the epoch's first block */
 int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
 
