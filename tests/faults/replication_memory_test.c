@@ -1,5 +1,5 @@
-/* Shippers, receivers, quorum and positions while one allocation fails: a primary, a follower of it and a follower of that
- * one go through streaming, cut links, a divergent tail, a new epoch and a bootstrap, in memory and on one thread.
+/* Shippers, receivers, quorum and positions while one allocation fails: a primary, a follower of it and a follower of
+ * that one go through streaming, cut links, a divergent tail, a new epoch and a bootstrap, in memory and on one thread.
  *
  * Whatever fails: an acknowledgement never runs ahead of the disk it speaks for, logs stay prefixes of one history,
  * connections that end say why, and once there is memory again everybody catches up.
@@ -32,7 +32,8 @@ static void check_all(void) {
   for (size_t i = 0; i < sim.count; i++) {
     const struct sim_node *n = sim.nodes[i];
     check_acks(n);
-    if (n->role == DW_FOLLOWER && n->closes) FAULT_CHECK(n->last_close[0], "%s lost its link and does not say why", n->name);
+    if (n->role == DW_FOLLOWER && n->closes)
+      FAULT_CHECK(n->last_close[0], "%s lost its link and does not say why", n->name);
     FAULT_CHECK(n->applied.lsn <= n->log.end.lsn && n->durable <= n->log.end.lsn, "%s has more than its log", n->name);
   }
 }
@@ -91,8 +92,8 @@ static void one_life(const struct fault_walk *w) {
   faults_arm(w);
   life();
   if (!faults_disarm()) ck_assert(g->truncates && late->installs && f->closes); /* this is what the life is about */
-  for (int i = 0; i < 400 && !(sim_equal(f, p) && sim_equal(g, p) && sim_equal(late, p) && f->durable == p->log.end.lsn);
-       i++)
+  for (int i = 0;
+       i < 400 && !(sim_equal(f, p) && sim_equal(g, p) && sim_equal(late, p) && f->durable == p->log.end.lsn); i++)
     pass(100);
   FAULT_CHECK(sim_equal(f, p), "f is at LSN %llu of %llu, its link ended: %s", (unsigned long long)f->log.end.lsn,
               (unsigned long long)p->log.end.lsn, f->last_close);

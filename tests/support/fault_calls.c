@@ -155,7 +155,8 @@ static bool fits(int rc) {
 
 void fault_judge(const char *call, int rc, const char *dir) {
   if (rc == DW_OK) return;
-  const char *message = dw_last_error(), *names[] = {dir, "out of memory", "LSN", "getrandom", "RocksDB", "thread", "127.0.0.1", "network"};
+  const char *message = dw_last_error(),
+             *names[] = {dir, "out of memory", "LSN", "getrandom", "RocksDB", "thread", "127.0.0.1", "network"};
   FAULT_CHECK(faults_hit(), "%s failed although nothing else had: %s", call, dw_rc_name(rc));
   FAULT_CHECK(fits(rc), "%s returned %s", call, dw_rc_name(rc));
   FAULT_CHECK(strcmp(message, untouched) != 0 && *message, "%s returned %s without a message", call, dw_rc_name(rc));
