@@ -176,9 +176,15 @@ static void apply_took(dw_engine *e, const struct apply_batch *b) {
   for (size_t i = 0; i < b->epochs_n; i++) epochs_add(&e->epochs, &b->epochs[i]);
 }
 
+void apply_works(dw_engine *e) {
+  e->store_error_rc = DW_OK;
+  if (!e->failed_rc) e->failed[0] = '\0';
+}
+
 void apply_step(dw_engine *e, struct request_list *done) {
   assert(!e->apply_busy);
   e->apply_busy = true;
+  e->store_retry = false;
   dw_lsn limit = e->gate.commit;
   pthread_mutex_unlock(&e->mu);
 
@@ -189,14 +195,14 @@ void apply_step(dw_engine *e, struct request_list *done) {
   e->apply_busy = false;
   if (result.rc == DW_OK && result.batch.n) {
     apply_took(e, &result.batch);
-    if (!e->failed_rc) e->failed[0] = '\0'; /* a store that takes writes again */
+    apply_works(e);
     pipeline_complete(e, done);
     if (e->rops) e->rops->applied_moved(e->rctx);
   } else if (result.rc && result.again) {
     /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before
      * they are logged, the health tick tries again. */
+    bool first = !e->store_error_rc;
     e->store_error_rc = result.rc;
-    bool first = !e->failed[0];
     if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
     if (first)
       engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",

@@ -129,7 +129,8 @@ struct dw_engine {
   bool closing;
   int failed_rc;              /* log or store stopped for good */
   char failed[256];
-  int store_error_rc;         /* the store refuses writes just now; retried */
+  int store_error_rc;         /* the store refuses writes, until one succeeds */
+  bool store_retry;           /* it is time to try one */
   struct store_health health;
 
   struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
@@ -181,6 +182,7 @@ void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 /* log_step.c, apply.c: called with mu held and the role free; drop and retake it. */
 void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
+void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
 int apply_until(dw_engine *, dw_lsn limit);
 

@@ -136,7 +136,7 @@ bool pipeline_can_log(const dw_engine *e) {
 }
 
 bool pipeline_can_apply(const dw_engine *e) {
-  if (e->apply_busy || e->failed_rc || e->store_error_rc || !e->wal) return false;
+  if (e->apply_busy || e->failed_rc || (e->store_error_rc && !e->store_retry) || !e->wal) return false;
   return e->applied.lsn < e->gate.commit;
 }
 

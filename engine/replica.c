@@ -154,6 +154,7 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
     e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
     e->epoch = pos->epoch;
     e->unapplied_bytes = 0;
+    if (e->gate.commit == e->applied.lsn) apply_works(e); /* what it refused is gone */
   }
   role_release(e);
   pthread_mutex_unlock(&e->mu);
@@ -323,6 +324,7 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   e->epoch = pos->epoch;
   e->persisted_lsn = e->known_commit = pos->lsn;
   e->unapplied_bytes = 0;
+  apply_works(e);
   gate_free(&e->gate);
   gate_init(&e->gate, pos->lsn, e->opt.ack_timeout_ms * 500000ull);
 }

@@ -337,6 +337,11 @@ static int rocks_flush(struct store *s, bool wait) {
   rocksdb_flushoptions_set_wait(o, wait);
   rocksdb_flush(r->db, o, &err);
   rocksdb_flushoptions_destroy(o);
+  if (err && !wait &&
+      starts_with(err, "Operation failed. Try again")) { /* it has stopped writes and is flushing already */
+    rocksdb_free(err);
+    return DW_OK;
+  }
   return fail(r->dir, err);
 }
 

@@ -245,6 +245,14 @@ static void first_opening(void) {
   }
   dw_status s;
   dw_status_get(e, &s);
+  for (int i = 0; walk->span == FAULT_FROM && strcmp(faults_name(), "rocksdb_write") == 0 && i < 6; i++) {
+    steps(1); /* it is tried again all the time, and no better for that */
+    dw_status_get(e, &s);
+    FAULT_CHECK(s.failed && strstr(s.error, dir), "the store refuses writes, the status says '%s'", s.error);
+    dw_lsn lsn = 7;
+    int rc = dw_put(e, NULL, "refused", 7, "", 0, &lsn);
+    FAULT_CHECK(rc == DW_IO && lsn == 0, "a write was not refused before it was logged: %s", dw_rc_name(rc));
+  }
   if (faults_hit() && walk->span == FAULT_ONCE && !may_have_stopped()) {
     steps(3);
     dw_status_get(e, &s);
