@@ -99,7 +99,8 @@ START_TEST(a_full_disk_refuses_writes_serves_reads_and_takes_writes_again_once_t
   ck_assert_int_eq(get(0), DW_OK);
   dw_status s;
   dw_status_get(e, &s);
-  if (s.failed) ck_assert_ptr_nonnull(strstr(s.error, "No space left")); /* the store; a log without space just refuses */
+  if (s.failed)
+    ck_assert_ptr_nonnull(strstr(s.error, "No space left")); /* the store; a log without space just refuses */
   ck_assert_int_eq(ftruncate(fd, 0), 0);
   int rc = DW_OK;
   for (int tries = 0; tries < 200; tries++) { /* RocksDB looks for space every few seconds */

@@ -267,14 +267,12 @@ static const struct {
 #define KINDS ((int)(sizeof kinds / sizeof *kinds))
 
 START_TEST(calls_of_a_primary_and_its_follower_fail_in_turn) {
-  const char *mode = getenv("DW_FAULTS");
-  bool full = mode && strcmp(mode, "full") == 0;
   make_template();
   struct fault_walk w = {.title = kinds[_i].what,
                          .groups = kinds[_i].groups,
                          .err = kinds[_i].err,
                          .span = kinds[_i].span,
-                         .step = full ? 1 : kinds[_i].sample};
+                         .step = fault_sample(kinds[_i].sample, false)};
   while (fault_walk_next(&w)) one_life(&w);
   ck_assert_uint_gt(w.points, 2);
 }

@@ -98,14 +98,25 @@ const char *faults_where(void) {
   return text;
 }
 
+unsigned fault_sample(unsigned n, bool one_thread) {
+  const char *mode = getenv("DW_FAULTS");
+  if (mode && strcmp(mode, "full") == 0) return 1;
+#ifdef __SANITIZE_THREAD__
+  if (one_thread) n *= 9;
+#else
+  (void)one_thread;
+#endif
+  return n;
+}
+
 bool fault_walk_next(struct fault_walk *w) {
   bool hit = faults_disarm();
   if (w->nth == 0) {                            /* the first run */
     const char *from = getenv("DW_FAULT_FROM"); /* to repeat one point */
-    w->nth = from ? (unsigned)strtoul(from, NULL, 10) : 1;
+    w->nth = from ? (unsigned)strtoul(from, NULL, 10) : w->first ? w->first : 1;
   } else if (hit) {
     w->points++;
-    w->nth += w->step;
+    w->nth += w->step ? w->step : 1;
   } else {
     atomic_store(&advanced_ns, 0); /* Check reads the clock too */
     printf("%s: %u fault points\n", w->title, w->points);

@@ -35,7 +35,8 @@ struct fault_walk {
   int err; /* errno of what fails; RocksDB and libuv say it in their own way */
   enum fault_span span;
   unsigned nth;   /* the call that fails in this run, from 1 */
-  unsigned step;  /* distance to the next one; 1: every call */
+  unsigned step;  /* distance to the next one; 1 (or 0): every call */
+  unsigned first; /* the first one; 0: 1 */
   unsigned points; /* calls that were made to fail so far */
 };
 
@@ -56,6 +57,10 @@ void fault_dir(char *path, size_t cap);
 
 /* Moves the monotonic clock that the code under test reads. */
 void faults_advance_ms(unsigned ms); /* until the next faults_arm */
+
+/* For a walk's step: `n` in CI, 1 with DW_FAULTS=full in the environment. Walks on one thread say so: ThreadSanitizer has
+ * little to say about them, so it gets fewer. */
+unsigned fault_sample(unsigned n, bool one_thread);
 
 /* Next run of a walk. False: the last one met no fault, so the walk is complete; it says how many points there were. */
 bool fault_walk_next(struct fault_walk *);
