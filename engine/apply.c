@@ -137,22 +137,34 @@ static int cursor_reset(dw_engine *e) {
 /* What a step did; filled without mu by the apply leader. */
 struct apply_result {
   int rc;
-  bool store_failed; /* the store refused: retried later; otherwise the log could not be read: fatal, but for ... */
-  bool repairable;   /* ... damage in an old segment with peers to repair it from: waits for the scrub thread */
+  bool again; /* the store refused, or memory ran out: retried later; otherwise the log could not be read: fatal, but
+                 for */
+  bool repairable; /* damage in an old segment with peers to repair it from: waits for the scrub thread */
   struct apply_batch batch;
 };
+
+/* Room for the batch's epochs, before the store has them. */
+static int reserve_epochs(dw_engine *e, const struct apply_batch *b) {
+  if (b->epochs_n == 0) return DW_OK;
+  pthread_mutex_lock(&e->mu);
+  int rc = epochs_reserve(&e->epochs, b->epochs_n);
+  pthread_mutex_unlock(&e->mu);
+  return rc;
+}
 
 static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
   *out = (struct apply_result){0};
   if (!e->apply_cursor) out->rc = cursor_reset(e);
   if (out->rc == DW_OK) out->rc = batch_collect(e, &out->batch, limit);
+  if (out->rc == DW_OK) out->rc = reserve_epochs(e, &out->batch);
   if (out->rc == DW_OK && out->batch.n) {
     out->rc = batch_write(e->store->store, &out->batch);
-    out->store_failed = out->rc != DW_OK;
+    out->again = out->rc != DW_OK;
   }
   if (out->rc == DW_OK) return;
-  out->repairable = (out->rc == DW_CORRUPT || out->rc == DW_IO) && !out->store_failed && e->source &&
-                    e->source->count && e->threads && wal_met_damage_is_old(e->wal);
+  if (out->rc == DW_NO_MEMORY) out->again = true;
+  out->repairable = (out->rc == DW_CORRUPT || out->rc == DW_IO) && !out->again && e->source && e->source->count &&
+                    e->threads && wal_met_damage_is_old(e->wal);
   /* Keep this thread's message: closing the cursor may overwrite it. */
   char why[400];
   dw_error_copy(why, sizeof why);
@@ -166,12 +178,18 @@ static void apply_took(dw_engine *e, const struct apply_batch *b) {
   e->applied = b->end;
   atomic_store_explicit(&e->applied_lsn, b->end.lsn, memory_order_release);
   e->unapplied_bytes -= b->stored_bytes < e->unapplied_bytes ? b->stored_bytes : e->unapplied_bytes;
-  for (size_t i = 0; i < b->epochs_n; i++) (void)epochs_add(e, &b->epochs[i]); /* the store has it in any case */
+  for (size_t i = 0; i < b->epochs_n; i++) epochs_add(&e->epochs, &b->epochs[i]);
+}
+
+void apply_works(dw_engine *e) {
+  e->store_error_rc = DW_OK;
+  if (!e->failed_rc) e->failed[0] = '\0';
 }
 
 void apply_step(dw_engine *e, struct request_list *done) {
   assert(!e->apply_busy);
   e->apply_busy = true;
+  e->store_retry = false;
   dw_lsn limit = e->gate.commit;
   uint64_t start = mono_ns(e);
   pthread_mutex_unlock(&e->mu);
@@ -184,14 +202,14 @@ void apply_step(dw_engine *e, struct request_list *done) {
   if (result.rc == DW_OK && result.batch.n) {
     apply_took(e, &result.batch);
     if (e->applied.lsn >= limit) e->behind_since_ns = start;
-    if (!e->failed_rc) e->failed[0] = '\0'; /* a store that takes writes again */
+    apply_works(e);
     pipeline_complete(e, done);
     if (e->rops) e->rops->applied_moved(e->rctx);
-  } else if (result.rc && (result.store_failed || result.rc == DW_NO_MEMORY)) {
-    /* A full disk, a background error of the store, no memory: committed writes wait, new ones are refused before they
-     * are logged, the health tick tries again. */
+  } else if (result.rc && result.again) {
+    /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before
+     * they are logged, the health tick tries again. */
+    bool first = !e->store_error_rc;
     e->store_error_rc = result.rc;
-    bool first = !e->failed[0];
     if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
     if (first)
       engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",

@@ -199,7 +199,7 @@ static void poll_store(dw_engine *e) {
   e->health = health;
   if (rc == DW_OK) e->persisted_lsn = persisted.lsn;
   if (e->store_error_rc) { /* try again; the apply leader reports if it still fails */
-    e->store_error_rc = 0;
+    e->store_retry = true;
     pipeline_kick(e);
   }
   uint64_t unpersisted = 0;

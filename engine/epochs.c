@@ -6,6 +6,7 @@
  * (epoch, LSN) names a commit for good; that is what lets a primary place a follower whose part of the log it has
  * trimmed.
  */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,38 +25,42 @@ int epoch_system_op(const struct epoch_record *rec, uint8_t key[32], uint8_t val
   return DW_OK;
 }
 
-int epochs_add(dw_engine *e, const struct epoch_record *rec) {
-  size_t at = e->epoch_count;
-  while (at && e->epochs[at - 1].epoch > rec->epoch) at--;
-  if (at && e->epochs[at - 1].epoch == rec->epoch) {
-    e->epochs[at - 1] = *rec;
-    return DW_OK;
-  }
-  if (e->epoch_count == EPOCHS_MAX) { /* the oldest is forgotten; the store keeps it */
-    if (at == 0) return DW_OK;
-    memmove(e->epochs, e->epochs + 1, (EPOCHS_MAX - 1) * sizeof *rec);
-    e->epoch_count--;
-    at--;
-  }
-  if (e->epoch_count == e->epoch_cap) {
-    size_t cap = e->epoch_cap ? 2 * e->epoch_cap : 16;
-    struct epoch_record *grown = realloc(e->epochs, cap * sizeof *grown);
-    if (!grown) return dw_fail_nomem(cap * sizeof *grown);
-    e->epochs = grown;
-    e->epoch_cap = cap;
-  }
-  memmove(e->epochs + at + 1, e->epochs + at, (e->epoch_count - at) * sizeof *rec);
-  e->epochs[at] = *rec;
-  e->epoch_count++;
+int epochs_reserve(struct epoch_list *l, size_t more) {
+  size_t cap = l->cap ? l->cap : 16, need = l->count + more;
+  if (need > EPOCHS_MAX) need = EPOCHS_MAX;
+  if (need <= l->cap) return DW_OK;
+  while (cap < need) cap *= 2;
+  struct epoch_record *grown = realloc(l->records, cap * sizeof *grown);
+  if (!grown) return dw_fail_nomem(cap * sizeof *grown);
+  l->records = grown;
+  l->cap = cap;
   return DW_OK;
 }
 
-int epochs_load(dw_engine *e) {
-  struct store *store = e->store->store;
+void epochs_add(struct epoch_list *l, const struct epoch_record *rec) {
+  size_t at = l->count;
+  while (at && l->records[at - 1].epoch > rec->epoch) at--;
+  if (at && l->records[at - 1].epoch == rec->epoch) {
+    l->records[at - 1] = *rec;
+    return;
+  }
+  if (l->count == EPOCHS_MAX) { /* the oldest is forgotten; the store keeps it */
+    if (at == 0) return;
+    memmove(l->records, l->records + 1, (EPOCHS_MAX - 1) * sizeof *rec);
+    l->count--;
+    at--;
+  }
+  assert(l->count < l->cap);
+  memmove(l->records + at + 1, l->records + at, (l->count - at) * sizeof *rec);
+  l->records[at] = *rec;
+  l->count++;
+}
+
+int epochs_load(dw_engine *e, struct store *store, struct epoch_list *l) {
   struct store_iter *it;
   int rc = store->ops->iter_create(store, NS_SYSTEM, &it);
   if (rc) return rc;
-  e->epoch_count = 0;
+  l->count = 0;
   for (store->ops->iter_seek(it, key_prefix, strlen(key_prefix)); rc == DW_OK && store->ops->iter_valid(it);
        store->ops->iter_next(it)) {
     size_t klen, vlen;
@@ -64,7 +69,8 @@ int epochs_load(dw_engine *e) {
     const char *val = store->ops->iter_value(it, &vlen);
     struct epoch_record rec;
     rc = epoch_record_decode((const uint8_t *)val, vlen, &rec);
-    if (rc == DW_OK) rc = epochs_add(e, &rec);
+    if (rc == DW_OK) rc = epochs_reserve(l, 1);
+    if (rc == DW_OK) epochs_add(l, &rec);
   }
   if (rc == DW_OK) rc = store->ops->iter_status(it);
   store->ops->iter_destroy(it);
@@ -75,7 +81,8 @@ int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
   struct wal_stat st;
   wal_stat(e->wal, &st);
   uint64_t last = st.end.epoch;
-  if (e->epoch_count && e->epochs[e->epoch_count - 1].epoch > last) last = e->epochs[e->epoch_count - 1].epoch;
+  const struct epoch_list *known = &e->epochs;
+  if (known->count && known->records[known->count - 1].epoch > last) last = known->records[known->count - 1].epoch;
   struct epoch_record rec = {.epoch = last + 1,
                              .node_id = e->node.node_id,
                              .wall_ns = e->env->ops->wall_ns(e->env),
@@ -88,10 +95,11 @@ int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
                               .wall_ns = rec.wall_ns,
                               .origin_id = e->node.node_id};
   struct wal_block *block = NULL;
-  int rc = wal_block_create(&like, raw, sizeof raw, 0, &block);
+  int rc = epochs_reserve(&e->epochs, 1);
+  if (rc == DW_OK) rc = wal_block_create(&like, raw, sizeof raw, 0, &block);
   if (rc == DW_OK) rc = wal_append(e->wal, &block, 1, rec.epoch, commit_lsn);
   if (rc == DW_OK) rc = wal_sync(e->wal, NULL);
-  if (rc == DW_OK) rc = epochs_add(e, &rec);
+  if (rc == DW_OK) epochs_add(&e->epochs, &rec);
   if (rc == DW_OK) e->epoch = rec.epoch;
   wal_block_unref(block);
   return rc ? dw_fail_prefix(rc, "starting epoch %llu", (unsigned long long)rec.epoch) : DW_OK;
@@ -99,8 +107,8 @@ int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
 
 size_t engine_epochs(dw_engine *e, struct epoch_record *out, size_t cap) {
   pthread_mutex_lock(&e->mu);
-  size_t n = e->epoch_count;
-  if (n && cap) memcpy(out, e->epochs, (n < cap ? n : cap) * sizeof *out);
+  size_t n = e->epochs.count;
+  if (n && cap) memcpy(out, e->epochs.records, (n < cap ? n : cap) * sizeof *out);
   pthread_mutex_unlock(&e->mu);
   return n;
 }

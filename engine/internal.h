@@ -92,6 +92,10 @@ struct scrub {
 };
 
 #define EPOCHS_MAX 4096u
+struct epoch_list {
+  struct epoch_record *records; /* sorted by epoch */
+  size_t count, cap;
+};
 #define LAG_SAMPLES 512u
 
 struct lag_sample {
@@ -138,11 +142,11 @@ struct dw_engine {
   bool closing;
   int failed_rc;              /* log or store stopped for good */
   char failed[256];
-  int store_error_rc;         /* the store refuses writes just now; retried */
+  int store_error_rc;         /* the store refuses writes, until one succeeds */
+  bool store_retry;           /* it is time to try one */
   struct store_health health;
 
-  struct epoch_record *epochs; /* sorted by epoch */
-  size_t epoch_count, epoch_cap;
+  struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
   struct lag_sample lag[LAG_SAMPLES];
   unsigned next_lag;
 
@@ -200,6 +204,7 @@ void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 /* log_step.c, apply.c: called with mu held and the role free; drop and retake it. */
 void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
+void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
 int apply_until(dw_engine *, dw_lsn limit);
 
@@ -219,8 +224,9 @@ void scrub_log_damage(dw_engine *, const struct wal_damage *);
 void scrub_log_repair(dw_engine *, const struct wal_damage *, const struct repair_result *);
 
 /* epochs.c */
-int epochs_load(dw_engine *);                              /* from the store */
-int epochs_add(dw_engine *, const struct epoch_record *);  /* mu held or alone */
+int epochs_load(dw_engine *, struct store *, struct epoch_list *); /* replaces what the list holds */
+int epochs_reserve(struct epoch_list *, size_t more);              /* DW_NO_MEMORY; so that adding can't fail */
+void epochs_add(struct epoch_list *, const struct epoch_record *);
 int epoch_start(dw_engine *, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs the epoch's first block */
 int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
 

@@ -131,7 +131,7 @@ static int open_store(dw_engine *e) {
     rc = DW_NO_MEMORY;
   }
   if (rc == DW_OK) rc = e->sops->marker(store, true, &e->applied);
-  if (rc == DW_OK) rc = epochs_load(e);
+  if (rc == DW_OK) rc = epochs_load(e, store, &e->epochs);
   free(dir);
   free(log);
   return rc;
@@ -170,7 +170,8 @@ static int queue_tail(dw_engine *e) {
     if (rc == DW_OK && h->kind == BLOCK_EPOCH) {
       struct epoch_record rec;
       rc = epoch_record_decode(block->bytes + WAL_BLOCK_HEADER_BYTES, h->stored_bytes, &rec);
-      if (rc == DW_OK) rc = epochs_add(e, &rec);
+      if (rc == DW_OK) rc = epochs_reserve(&e->epochs, 1);
+      if (rc == DW_OK) epochs_add(&e->epochs, &rec);
     }
     wal_block_unref(block);
   }
@@ -373,7 +374,7 @@ int engine_close(dw_engine *e) {
   store_ref_put(e->store);
   if (e->lock) e->env->ops->unlock(e->lock);
   gate_free(&e->gate);
-  free(e->epochs);
+  free(e->epochs.records);
   free(e->dir);
   options_free(&e->opt);
   free_sync(e);

@@ -137,7 +137,8 @@ bool pipeline_can_log(const dw_engine *e) {
 }
 
 bool pipeline_can_apply(const dw_engine *e) {
-  if (e->apply_busy || e->failed_rc || e->store_error_rc || e->log_damaged || !e->wal) return false;
+  if (e->apply_busy || e->failed_rc || e->log_damaged || !e->wal || (e->store_error_rc && !e->store_retry))
+    return false;
   return e->applied.lsn < e->gate.commit;
 }
 

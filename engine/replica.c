@@ -23,10 +23,17 @@ static void follow_commit(dw_engine *e) {
   if (pipeline_can_apply(e)) pthread_cond_signal(&e->apply_cond);
 }
 
+static int check_running(dw_engine *e) {
+  pthread_mutex_lock(&e->mu);
+  int rc = e->failed_rc ? dw_fail(DW_CLOSED, "the engine stopped: %s", e->failed) : DW_OK;
+  pthread_mutex_unlock(&e->mu);
+  return rc;
+}
+
 static int check_follower(dw_engine *e) {
   if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "this node is a primary: it takes no log from peers");
   if (!e->wal) return dw_fail(DW_INVALID, "this follower has no cluster yet");
-  return DW_OK;
+  return check_running(e);
 }
 
 /* A log that failed is as dead on a follower as on a primary. Keeps this thread's message. */
@@ -147,10 +154,11 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
     e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
     e->epoch = pos->epoch;
     e->unapplied_bytes = 0;
+    if (e->gate.commit == e->applied.lsn) apply_works(e); /* what it refused is gone */
   }
   role_release(e);
   pthread_mutex_unlock(&e->mu);
-  return rc;
+  return rc ? replica_failed(e, rc) : DW_OK;
 }
 
 void engine_freshness_changed(dw_engine *e) {
@@ -217,11 +225,13 @@ struct install {
   char *staged, *store_dir, *wal_dir, *old_store_dir, *old_wal_dir;
   struct store_ref *store;
   struct wal *wal;
+  struct epoch_list epochs;
 };
 
 static void install_free(struct install *in) {
   store_ref_put(in->store);
   if (in->wal) (void)wal_close(in->wal);
+  free(in->epochs.records);
   free(in->staged);
   free(in->store_dir);
   free(in->wal_dir);
@@ -265,8 +275,30 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
                    "the received checkpoint stands at LSN %llu, epoch %llu, announced was LSN %llu, epoch %llu",
                    (unsigned long long)marker.lsn, (unsigned long long)marker.epoch, (unsigned long long)pos->lsn,
                    (unsigned long long)pos->epoch);
+  rc = epochs_load(e, store, &in->epochs);
+  if (rc) return rc;
   struct wal_recovery rec;
   return engine_open_wal(e, &in->node, pos, pos, &rec, &in->wal);
+}
+
+/* Makes NODE name the new generation. If that fails nobody can tell which one it names now (a rename may have come
+ * about whose sync failed), and what would be acknowledged from here on could be in the wrong one: so the old one
+ * is named again, or else the engine stops. */
+static int install_name(dw_engine *e, const struct install *in) {
+  int rc = node_file_save(e->env, e->dir, &in->node);
+  if (rc == DW_OK) return DW_OK;
+  char why[400];
+  dw_error_copy(why, sizeof why);
+  if (node_file_save(e->env, e->dir, &e->node) != DW_OK) {
+    struct request_list done;
+    request_list_init(&done);
+    dw_fail_prefix(DW_IO, "%s; and naming the old generation again failed", why);
+    pthread_mutex_lock(&e->mu);
+    engine_stop(e, DW_IO, &done);
+    pthread_mutex_unlock(&e->mu);
+    pipeline_wake(&done);
+  }
+  return dw_fail(rc, "%s", why);
 }
 
 /* Swaps the running engine over. mu and the apply role held, maint kept away. */
@@ -283,12 +315,16 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   in->store = old_store;
   old_store->doomed_dir = in->old_store_dir;
   in->old_store_dir = NULL;
+  struct epoch_list old_epochs = e->epochs;
+  e->epochs = in->epochs;
+  in->epochs = old_epochs;
   e->node = in->node;
   e->applied = *pos;
   atomic_store_explicit(&e->applied_lsn, pos->lsn, memory_order_release);
   e->epoch = pos->epoch;
   e->persisted_lsn = e->known_commit = pos->lsn;
   e->unapplied_bytes = 0;
+  apply_works(e);
   gate_free(&e->gate);
   gate_init(&e->gate, pos->lsn, e->opt.ack_timeout_ms * 500000ull);
 }
@@ -296,9 +332,10 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
 int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct wal_pos *pos) {
   if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not install checkpoints");
   struct install in = {0};
-  int rc = install_names(e, &in, cluster_id);
+  int rc = check_running(e);
+  if (rc == DW_OK) rc = install_names(e, &in, cluster_id);
   if (rc == DW_OK) rc = install_build(e, &in, pos);
-  if (rc == DW_OK) rc = node_file_save(e->env, e->dir, &in.node);
+  if (rc == DW_OK) rc = install_name(e, &in);
   if (rc) {
     install_free(&in);
     return dw_fail_prefix(rc, "installing the checkpoint of LSN %llu", (unsigned long long)pos->lsn);
@@ -316,7 +353,6 @@ int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct 
   role_take(e);
   scrub_drop(e);
   install_switch(e, &in, pos);
-  rc = epochs_load(e);
   e->installing = false;
   role_release(e);
   if (e->rops) e->rops->applied_moved(e->rctx);
@@ -326,5 +362,5 @@ int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct 
   install_free(&in);                          /* closes the old log; the old store when its last iterator goes */
   (void)env_remove_tree(e->env, old_wal_dir); /* or at the next open */
   free(old_wal_dir);
-  return rc;
+  return DW_OK;
 }

@@ -479,7 +479,7 @@ static const char *mem_iter_value(const struct store_iter *base, size_t *n) {
 
 static int mem_iter_status(const struct store_iter *base) {
   int failed = iter_of_const(base)->failed;
-  return failed ? dw_fail(failed, "no memory to seek") : DW_OK;
+  return failed ? dw_fail(failed, "the iterator stopped: out of memory for a seek") : DW_OK;
 }
 
 static const struct store_ops mem_ops = {

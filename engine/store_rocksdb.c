@@ -337,6 +337,11 @@ static int rocks_flush(struct store *s, bool wait) {
   rocksdb_flushoptions_set_wait(o, wait);
   rocksdb_flush(r->db, o, &err);
   rocksdb_flushoptions_destroy(o);
+  if (err && !wait &&
+      starts_with(err, "Operation failed. Try again")) { /* it has stopped writes and is flushing already */
+    rocksdb_free(err);
+    return DW_OK;
+  }
   return fail(r->dir, err);
 }
 
@@ -488,7 +493,7 @@ static const char *rocks_iter_value(const struct store_iter *base, size_t *n) {
 
 static int rocks_iter_status(const struct store_iter *base) {
   const struct rocks_iter *it = iter_of_const(base);
-  if (it->failed) return dw_fail(it->failed, "%s: no memory to seek", it->db->dir);
+  if (it->failed) return dw_fail(it->failed, "%s: out of memory for a seek", it->db->dir);
   char *err = NULL;
   rocksdb_iter_get_error(it->it, &err);
   return fail(it->db->dir, err);

@@ -277,12 +277,19 @@ int ckpt_in_file_end(struct ckpt_in *c, uint32_t file, const struct hash128 *wan
   if (rc == DW_OK) rc = file_path(c, file, path, sizeof path);
   if (rc) return rc;
   rc = c->env->ops->fdatasync(c->file);
+  bool useless = rc != DW_OK; /* the kernel may have dropped its pages: a sync that succeeds later proves nothing */
   if (rc == DW_OK) rc = hash_file(c, c->m.files[file].bytes, &got);
   if (rc == DW_OK && !hash128_eq(&got, want)) rc = dw_fail(DW_CORRUPT, "its hash is not the one that was announced");
   c->env->ops->close(c->file);
   c->file = NULL;
-  if (rc == DW_CORRUPT) (void)c->env->ops->unlink(c->env, path);
-  if (rc) return dw_fail_prefix(rc, "incoming checkpoint file %s", c->m.files[file].name);
+  if (rc) {
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    dw_fail(rc, "incoming checkpoint file %s: %s", path, why);
+    dw_error_copy(why, sizeof why);
+    if ((useless || rc == DW_CORRUPT) && c->env->ops->unlink(c->env, path) != DW_OK) forget(c); /* starts over, then */
+    return dw_fail(rc, "%s", why);
+  }
   return state_record(c, file, want);
 }
 

@@ -22,6 +22,7 @@ struct listing {
   struct env *env;
   const char *dir;
   struct ckpt_manifest *m;
+  int rc; /* of the callback */
 };
 
 static int file_bytes(struct env *env, const char *dir, const char *name, uint64_t *bytes) {
@@ -38,10 +39,13 @@ static int file_bytes(struct env *env, const char *dir, const char *name, uint64
 static int list_file(void *arg, const char *name, bool is_dir) {
   struct listing *l = arg;
   uint64_t bytes = 0;
-  if (is_dir) return dw_fail(DW_UNSUPPORTED, "%s/%s: a checkpoint with a folder in it", l->dir, name);
-  if (strcmp(name, "LOCK") == 0) return DW_OK; /* whoever opens the copy makes its own */
-  int rc = file_bytes(l->env, l->dir, name, &bytes);
-  return rc ? rc : ckpt_manifest_add(l->m, name, bytes);
+  if (strcmp(name, "LOCK") == 0) return 0; /* whoever opens the copy makes its own */
+  if (is_dir)
+    l->rc = dw_fail(DW_UNSUPPORTED, "%s/%s: a checkpoint with a folder in it", l->dir, name);
+  else
+    l->rc = file_bytes(l->env, l->dir, name, &bytes);
+  if (l->rc == DW_OK) l->rc = ckpt_manifest_add(l->m, name, bytes);
+  return l->rc != DW_OK; /* ends the listing, which knows nothing of errors of ours */
 }
 
 static int by_name(const void *a, const void *b) {
@@ -50,8 +54,10 @@ static int by_name(const void *a, const void *b) {
 
 static int describe(struct ckpt_out *c) {
   struct ckpt_manifest m = {.id = c->id, .pos = c->made.pos};
-  struct listing l = {c->env, c->made.path, &m};
+  struct listing l = {.env = c->env, .dir = c->made.path, .m = &m};
   int rc = c->env->ops->list(c->env, c->made.path, list_file, &l);
+  if (rc == DW_OK) rc = l.rc;
+  if (rc == DW_OK && m.count == 0) rc = dw_fail(DW_IO, "%s: no files in it", c->made.path);
   if (rc == DW_OK) {
     qsort(m.files, m.count, sizeof *m.files, by_name);
     rc = ckpt_manifest_encode(&c->manifest, &m);

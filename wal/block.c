@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "wal/wal.h"
 
@@ -156,8 +157,10 @@ int wal_block_raw(const struct wal_block *b, struct buf *scratch, const uint8_t 
   int rc = buf_reserve(scratch, b->h.raw_bytes);
   if (rc) return rc;
   ZSTD_DCtx *d = thread_dctx();
-  if (!d) return dw_fail_nomem(0);
+  if (!d) return dw_fail_nomem(b->h.raw_bytes);
   size_t got = ZSTD_decompressDCtx(d, scratch->data, b->h.raw_bytes, stored, b->h.stored_bytes);
+  if (ZSTD_isError(got) && ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation)
+    return dw_fail_nomem(b->h.raw_bytes); /* the block is as good as ever */
   if (ZSTD_isError(got))
     return dw_fail(DW_CORRUPT, "block of LSN %llu: zstd: %s", (unsigned long long)b->h.first_lsn,
                    ZSTD_getErrorName(got));

@@ -132,6 +132,7 @@ enum { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 void wal_say(struct wal *, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Remembers the first error; returns rc. Takes mu. */
 int wal_stop(struct wal *, int rc);
+int wal_check_running(struct wal *); /* DW_CLOSED with the first error, once it has stopped. Takes mu */
 
 struct segment *segment_alloc(const char *dir, const struct segment_header *); /* NULL: no memory */
 void segment_free(struct wal *, struct segment *);

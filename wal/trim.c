@@ -157,7 +157,9 @@ static int drop_newer(struct wal *w, const struct segment *keep) {
 
 int wal_truncate(struct wal *w, const struct wal_pos *pos) {
   struct wal_cursor *c = NULL;
-  int rc = wal_cursor_open(w, pos, &c);
+  int rc = wal_check_running(w);
+  if (rc) return rc;
+  rc = wal_cursor_open(w, pos, &c);
   if (rc) return rc == DW_DIVERGED ? dw_fail_prefix(DW_NOT_FOUND, "not a boundary of this log") : rc;
   struct segment *s;
   uint64_t off, epoch = wal_cursor_pos(c).epoch;

@@ -196,7 +196,7 @@ int wal_write_mark(struct wal *w) {
   return rc ? rc : write_frames(w, NULL, 0, 0, true);
 }
 
-static int check_running(struct wal *w) {
+int wal_check_running(struct wal *w) {
   pthread_mutex_lock(&w->mu);
   int rc = stopped(w);
   pthread_mutex_unlock(&w->mu);
@@ -214,7 +214,7 @@ static int append_blocks(struct wal *w, struct wal_block **blocks, size_t n) {
 }
 
 int wal_append(struct wal *w, struct wal_block **blocks, size_t n, uint64_t epoch, dw_lsn commit_lsn) {
-  int rc = check_running(w);
+  int rc = wal_check_running(w);
   if (rc || n == 0) return rc;
   struct wal_pos pos = w->newest->end_pos; /* only the appender, us, moves it */
   if (epoch < pos.epoch)
@@ -232,7 +232,7 @@ int wal_append(struct wal *w, struct wal_block **blocks, size_t n, uint64_t epoc
 }
 
 int wal_append_sealed(struct wal *w, struct wal_block **blocks, size_t n) {
-  int rc = check_running(w);
+  int rc = wal_check_running(w);
   if (rc || n == 0) return rc;
   struct wal_pos pos = w->newest->end_pos;
   for (size_t i = 0; i < n; i++) {

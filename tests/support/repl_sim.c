@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tests/support/fault_pause.h"
 #include "tests/support/repl_sim.h"
 
 const struct block_need sim_async = {.mode = DW_ASYNC, .ack = DW_ACK_DURABLE, .durability = DW_DURABILITY_OS};
@@ -29,9 +30,11 @@ void memlog_free(struct memlog *l) {
 
 void memlog_add(struct memlog *l, struct wal_block *b) {
   if (l->n == l->cap) {
+    own_begin();
     l->cap = l->cap ? 2 * l->cap : 64;
     l->blocks = realloc(l->blocks, l->cap * sizeof *l->blocks);
     l->bounds = realloc(l->bounds, l->cap * sizeof *l->bounds);
+    own_end();
     assert(l->blocks && l->bounds);
   }
   l->bounds[l->n] = l->end;
@@ -41,6 +44,7 @@ void memlog_add(struct memlog *l, struct wal_block *b) {
 
 void memlog_write(struct memlog *l, uint64_t epoch, uint32_t commits, size_t bytes, struct block_need need,
                   uint64_t salt, dw_lsn commit_lsn) {
+  own_begin();
   uint8_t *raw = malloc(bytes + 16);
   salt *= 0xbf58476d1ce4e5b9ull; /* near salts, far payloads */
   for (size_t i = 0; i < bytes + 16; i++) raw[i] = (uint8_t)((salt += 0x9e3779b97f4a7c15ull) >> 40);
@@ -56,6 +60,7 @@ void memlog_write(struct memlog *l, uint64_t epoch, uint32_t commits, size_t byt
   b->h.commit_lsn = commit_lsn;
   block_header_seal(&b->h, &l->end.chain, b->bytes);
   memlog_add(l, b);
+  own_end();
 }
 
 struct wal_pos memlog_bound(const struct memlog *l, size_t i) {
@@ -118,7 +123,9 @@ uint64_t sim_draw(struct sim *sim, uint64_t below) {
 }
 
 static struct sim_node *node(struct sim *sim, const char *name, uint64_t id) {
+  own_begin();
   struct sim_node *n = calloc(1, sizeof *n);
+  own_end();
   n->sim = sim;
   n->name = name;
   n->id = id;
@@ -154,7 +161,9 @@ static void make_receiver(struct sim_node *n) {
                                 .peer_timeout_ms = n->sim->peer_timeout_ms,
                                 .seed = sim_draw(n->sim, 1u << 30),
                                 .primary = n->upstream->name};
+  own_begin();
   int rc = receiver_create(&cfg, n->sim->now, &n->recv);
+  own_end();
   assert(rc == DW_OK);
   (void)rc;
 }
@@ -256,12 +265,16 @@ static void make_checkpoint(struct sim_link *l, const struct hash128 *resume) {
   m.id = s->ckpt_id;
   m.pos = s->ckpt_pos;
   const char *names[SIM_FILES] = {"CURRENT", "000007.sst", "MANIFEST-000005"};
+  own_begin();
   for (int i = 0; i < SIM_FILES; i++) ckpt_manifest_add(&m, names[i], s->file_bytes[i]);
+  own_end();
   shipper_checkpoint(l->ship, DW_OK, &m, NULL, s->sim->now);
 }
 
 static void read_chunk(struct sim_link *l, const struct ship_action *a) {
+  own_begin();
   uint8_t *data = malloc(a->chunk.bytes);
+  own_end();
   for (uint32_t i = 0; i < a->chunk.bytes; i++) data[i] = file_byte(a->chunk.file, a->chunk.offset + i);
   shipper_chunk(l->ship, DW_OK, data, NULL, l->s->sim->now);
   free(data);
@@ -361,8 +374,12 @@ static void connect_up(struct sim_node *n) {
                                .peer = n->name};
   if (s->has_cluster) cfg.cluster_id = s->log.cluster;
   int rc = shipper_create(&cfg, &s->log.end, s->commit, s->sim->now, &l->ship);
-  assert(rc == DW_OK);
-  (void)rc;
+  if (rc) { /* as a server without memory: it hangs up */
+    l->ship = NULL;
+    l->open = false;
+    receiver_connect_failed(n->recv, "hung up", n->sim->now);
+    return;
+  }
   struct receiver_position p = position(n);
   receiver_connected(n->recv, &p, n->sim->now);
 }
@@ -414,7 +431,9 @@ static void ckpt_begin(struct sim_node *n, const struct ckpt_manifest *m) {
     if (!resumed) {
       buf_free(&n->files[i]);
       n->held[i] = false;
+      own_begin();
       ckpt_manifest_add(&n->incoming, m->files[i].name, m->files[i].bytes);
+      own_end();
     }
     offsets[i] = n->held[i] ? CKPT_HELD : n->files[i].len;
   }
@@ -435,6 +454,9 @@ static void ckpt_file_end(struct sim_node *n, const struct recv_action *a) {
 static void install(struct sim_node *n, const struct hash128 *cluster, const struct wal_pos *pos) {
   struct wal_pos to = *pos;
   struct hash128 id = *cluster;
+  for (size_t i = 0; i < n->sim->count; i++) /* as the node does: those who read this log come back for the new one */
+    if (n->sim->nodes[i]->upstream == n && n->sim->nodes[i]->link.ship)
+      shipper_shut(n->sim->nodes[i]->link.ship, DW_STALE, "installing a checkpoint", n->sim->now);
   memlog_free(&n->log);
   memlog_init(&n->log, &id, &to);
   n->has_cluster = true;
@@ -489,7 +511,9 @@ static void storage(struct sim_node *n, const struct recv_action *a) {
   case RECV_CKPT_BEGIN: ckpt_begin(n, a->begin); break;
   case RECV_CKPT_WRITE:
     assert(n->files[a->write.file].len == a->write.offset);
+    own_begin();
     buf_append(&n->files[a->write.file], a->write.data, a->write.bytes);
+    own_end();
     n->chunk_bytes_written += a->write.bytes;
     receiver_ckpt_written(n->recv, DW_OK, NULL, n->sim->now);
     break;
@@ -530,7 +554,9 @@ static bool drive_receiver(struct sim_node *n) {
 static bool carry(struct buf *wire, struct iovec *iov, int n, size_t *taken) {
   *taken = 0;
   for (int i = 0; i < n; i++) {
+    own_begin();
     if (wire) buf_append(wire, iov[i].iov_base, iov[i].iov_len);
+    own_end();
     *taken += iov[i].iov_len;
   }
   return *taken > 0;
@@ -548,7 +574,9 @@ static bool move_up(struct sim_link *l) {
   if (n) receiver_drained(l->f->recv, n, sim->now);
   if (l->ship && l->up.len && shipper_wants_input(l->ship)) {
     size_t k = portion(sim, l->up.len);
+    own_begin();
     uint8_t *copy = malloc(k);
+    own_end();
     memcpy(copy, l->up.data, k);
     buf_consume(&l->up, k);
     shipper_input(l->ship, copy, k, sim->now);
@@ -571,7 +599,9 @@ static bool move_down(struct sim_link *l) {
   }
   if (l->down.len && receiver_wants_input(l->f->recv)) {
     size_t k = portion(sim, l->down.len);
+    own_begin();
     uint8_t *copy = malloc(k);
+    own_end();
     memcpy(copy, l->down.data, k);
     buf_consume(&l->down, k);
     receiver_input(l->f->recv, copy, k, sim->now);
