@@ -100,6 +100,7 @@ static int open_directory(dw_engine *e) {
   if (rc == DW_NOT_FOUND) {
     save = true;
     rc = new_node(e);
+    if (rc == DW_OK) rc = env_sync_parent(e->env, e->dir); /* it may have been made just now */
   }
   if (rc) return rc;
   if (e->opt.node_id && e->opt.node_id != e->node.node_id)
@@ -125,6 +126,7 @@ static int open_store(dw_engine *e) {
   /* The store's name is durable before the log's can be: a log without a store is refused. */
   if (rc == DW_OK && !log_exists && (rc = e->env->ops->sync_dir(e->env, e->dir))) e->sops->close(store);
   if (rc == DW_NOT_FOUND) rc = dw_fail_prefix(DW_CORRUPT, "the log is there, but the store is gone");
+  if (rc == DW_OK && !log_exists && (rc = e->env->ops->sync_dir(e->env, e->dir))) e->sops->close(store);
   if (rc == DW_OK && !(e->store = store_ref_create(e->env, store))) {
     e->sops->close(store);
     rc = DW_NO_MEMORY;
