@@ -173,6 +173,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
   assert(!e->apply_busy);
   e->apply_busy = true;
   dw_lsn limit = e->gate.commit;
+  uint64_t began = mono_ns(e); /* what is committed beyond limit, is so from now on */
   pthread_mutex_unlock(&e->mu);
 
   struct apply_result result;
@@ -182,6 +183,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
   e->apply_busy = false;
   if (result.rc == DW_OK && result.batch.n) {
     apply_took(e, &result.batch);
+    if (e->applied.lsn >= limit) e->behind_ns = e->applied.lsn < e->gate.commit ? began : 0;
     if (!e->failed_rc) e->failed[0] = '\0'; /* a store that takes writes again */
     pipeline_complete(e, done);
     if (e->rops) e->rops->applied_moved(e->rctx);

@@ -116,7 +116,7 @@ typedef struct {
   uint64_t max_staleness_ms; /* DW_BOUNDED */
   dw_lsn min_lsn;            /* DW_SESSION */
   uint32_t wait_ms;          /* how long to wait for the consistency; 0: not at all
-                                (DW_STRONG on a follower: 0 means the engine's ack_timeout_ms) */
+                                (DW_STRONG: 0 means the engine's ack_timeout_ms) */
 } dw_read_options;
 
 /* A value read. `data` stays valid until dw_value_release; `owner` is the engine's. */

@@ -72,6 +72,8 @@ struct engine_positions {
   struct wal_pos oldest;  /* boundary before the first block held */
   uint64_t epoch;
   uint64_t end_bytes;     /* logical size of the log, for lag in bytes */
+  dw_lsn read_lsn;        /* primary: what a strong read must see, and a probe is told: commit_lsn, or the log's end at open
+                             until that is committed again */
 };
 void engine_positions(dw_engine *, struct engine_positions *);
 

@@ -130,6 +130,8 @@ struct dw_engine {
   struct wal_pos applied;     /* boundary that the store holds */
   atomic_uint_fast64_t applied_lsn; /* == applied.lsn, for readers without mu */
   uint64_t epoch;
+  dw_lsn recovered_lsn;       /* primary: the log's end at open. Up to here commits may have been answered OK before */
+  uint64_t behind_ns;         /* primary: nothing committed before this is unapplied; 0: nothing at all is */
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
@@ -174,6 +176,12 @@ struct dw_engine {
 #define APPLY_MAX_BYTES (4u << 20)
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
+
+/* What a strong read must see on a primary. A tail that waits for its acks again after a restart may have been committed,
+ * answered and read before: until it has been, commit_lsn alone would be too old. mu held. */
+static inline dw_lsn read_point(const dw_engine *e) {
+  return e->gate.commit > e->recovered_lsn ? e->gate.commit : e->recovered_lsn;
+}
 
 /* pipeline.c: all with mu held unless said */
 /* `done` collects the writers that are answered: they are woken when mu is released. */

@@ -201,6 +201,7 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (rc == DW_OK && e->opt.role == DW_PRIMARY) rc = queue_tail(e);
   if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
   atomic_store(&e->applied_lsn, e->applied.lsn);
+  if (e->opt.role == DW_PRIMARY) e->recovered_lsn = rec->end.lsn;
   e->unapplied_bytes = e->gate.count ? e->unapplied_bytes : 0;
   if (rc == DW_OK && e->applied.lsn > from)
     engine_log(e, DW_LOG_INFO, "replayed LSN %llu to %llu in %.1f ms", (unsigned long long)from + 1,

@@ -3,7 +3,7 @@
  * A consistency level is a condition on what this node has applied; once it holds, what is read afterwards is at
  * least that fresh, because applying only goes forward:
  *   EVENTUAL  none
- *   BOUNDED   staleness (replication's probes; 0 on a primary) <= max_staleness_ms
+ *   BOUNDED   staleness (replication's probes; on a primary: how long the store has been behind) <= max_staleness_ms
  *   SESSION   applied >= min_lsn
  *   STRONG    applied >= the primary's commit_lsn, asked for after the read began
  */
@@ -27,7 +27,10 @@ struct read_goal {
 };
 
 static uint64_t staleness_now(dw_engine *e, uint64_t now) {
-  if (e->opt.role == DW_PRIMARY) return 0;
+  if (e->opt.role == DW_PRIMARY) {
+    if (e->gate.commit < e->recovered_lsn) return UINT64_MAX; /* see read_point */
+    return e->behind_ns && now > e->behind_ns ? now - e->behind_ns : 0;
+  }
   return e->rops ? e->rops->staleness_ns(e->rctx, now) : UINT64_MAX;
 }
 
@@ -51,7 +54,7 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
     uint64_t now = mono_ns(e);
     uint64_t staleness = goal->staleness_ns == UINT64_MAX ? 0 : staleness_now(e, now);
     if (e->applied.lsn >= goal->lsn && staleness <= goal->staleness_ns) break;
-    if (now >= deadline || e->stopping) {
+    if (now >= deadline || e->stopping || !e->threads) { /* without threads nothing moves while we wait */
       rc = stale(e, goal, staleness);
       break;
     }
@@ -77,9 +80,13 @@ static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
     goal.staleness_ns = ro->max_staleness_ms > UINT64_MAX / 2000000u ? UINT64_MAX / 2 : ro->max_staleness_ms * 1000000u;
     break;
   case DW_STRONG:
-    if (e->opt.role == DW_PRIMARY) return DW_OK;
     if (!ro->wait_ms) wait_ns = (uint64_t)e->opt.ack_timeout_ms * 1000000u;
     pthread_mutex_lock(&e->mu);
+    if (e->opt.role == DW_PRIMARY) { /* committed, but not yet applied: a follower may have shown it already */
+      goal.lsn = read_point(e);
+      pthread_mutex_unlock(&e->mu);
+      break;
+    }
     const struct replication_ops *rops = e->rops;
     void *rctx = e->rctx;
     pthread_mutex_unlock(&e->mu);

@@ -52,6 +52,7 @@ void engine_positions(dw_engine *e, struct engine_positions *out) {
   out->commit_lsn = e->gate.commit;
   out->persisted_lsn = e->persisted_lsn;
   out->epoch = e->epoch;
+  out->read_lsn = read_point(e);
   if (e->wal) {
     struct wal_stat st;
     wal_stat(e->wal, &st);

@@ -188,7 +188,7 @@ static int finish_open(dw_engine *e, const dw_options *opt, dw_engine **out) {
   return DW_OK;
 }
 
-int node_open(const char *dir, const dw_options *opt, const struct engine_config *config, dw_engine **out) {
+int node_open_engine(const char *dir, const dw_options *opt, const struct engine_config *config, dw_engine **out) {
   dw_engine *e = NULL;
   int rc = check_addresses(opt);
   if (rc == DW_OK) rc = engine_open(dir, opt, config, &e);

@@ -213,7 +213,7 @@ uint64_t follow_probe(struct node *); /* a fresh probe of our own, 0: not now */
 
 /* node.c: dw_open with an environment, a store and threads of the caller's choosing. With config.threads = false the
  * engine moves by engine_step; the transport that is linked decides about the rest. dw_close ends it. */
-int node_open(const char *dir, const dw_options *, const struct engine_config *, dw_engine **);
+int node_open_engine(const char *dir, const dw_options *, const struct engine_config *, dw_engine **);
 
 /* node_strong.c */
 /* Asks the primary for its commit_lsn without blocking: begin (DW_STALE: nobody to ask), poll until true (*lsn is set

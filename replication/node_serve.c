@@ -294,7 +294,7 @@ static void on_probe(struct peer *p, const struct msg_probe *probe) {
   } else if (n->role == DW_PRIMARY) {
     struct engine_positions pos;
     engine_positions(n->e, &pos);
-    shipper_probe_answer(p->ship, probe, pos.commit_lsn, node_now(n));
+    shipper_probe_answer(p->ship, probe, pos.read_lsn, node_now(n));
   } /* a follower without a primary knows nobody's commit_lsn: unanswered, staleness grows */
 }
 

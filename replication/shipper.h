@@ -68,7 +68,7 @@ enum ship_action_type {
   /* It is installed: the checkpoint is not needed any more; keep its boundary in the log until the next LOCATE. If the
    * connection breaks before this, keep the checkpoint for a while (peer_timeout or more): it will be resumed. */
   SHIP_DROP_CHECKPOINT,
-  /* Answer a probe: primary: shipper_probe_answer with commit_lsn as it is NOW (asked of the engine, not what
+  /* Answer a probe: primary: shipper_probe_answer with the engine's read_lsn as it is NOW (asked of the engine, not what
    * shipper_commit was told last). Cascading follower: send a probe of its own upstream (receiver_probe with
    * probe.hops + 1), answer when that is answered; no answer if it is not. */
   SHIP_PROBE,

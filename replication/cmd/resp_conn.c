@@ -229,6 +229,7 @@ static bool next_command(struct conn *c) {
     c->parsed = true;
     c->deadline_ns = 0;
     c->strong_done = false;
+    c->strong_known = false;
   }
   c->parse_error = r == RESP_ERROR ? c->parse_error : NULL;
   if (r == RESP_MORE && c->eof) c->quit = true;

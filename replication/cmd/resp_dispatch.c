@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
@@ -151,18 +152,31 @@ static bool queue_command(struct conn *c, const struct cmd *cmd) {
 
 /* ---- the consistency of reads -------------------------------------------------------------------- */
 
-dw_read_options read_now(const struct conn *c) {
+dw_read_options read_now(struct conn *c) {
   dw_read_options ro = c->read;
   ro.wait_ms = 0;
-  if (ro.consistency == DW_STRONG && c->s->role == DW_FOLLOWER) ro = (dw_read_options){0}; /* strong_done */
-  return ro;
+  if (ro.consistency != DW_STRONG) return ro;
+  if (c->s->role == DW_FOLLOWER) return (dw_read_options){0}; /* strong_done */
+  if (!c->strong_known) { /* once per command: what commits while it waits is not its business */
+    struct engine_positions pos;
+    engine_positions(c->s->e, &pos);
+    c->strong_lsn = pos.read_lsn;
+    c->strong_known = true;
+  }
+  return (dw_read_options){.consistency = DW_SESSION, .min_lsn = c->strong_lsn};
+}
+
+/* How long it may wait; without a word of the client's a strong read waits as the engine's do. */
+static uint64_t patience_ms(const struct conn *c) {
+  if (c->read.wait_ms || c->read.consistency != DW_STRONG) return c->read.wait_ms;
+  return engine_options(c->s->e)->ack_timeout_ms;
 }
 
 /* The timer runs the command again until it gets through or its time is up: no thread per waiting client. */
 bool read_later(struct conn *c, int rc) {
-  if (rc != DW_STALE || !c->read.wait_ms) return false;
+  if (rc != DW_STALE || !patience_ms(c)) return false;
   uint64_t now = server_now_ns();
-  if (!c->deadline_ns) c->deadline_ns = now + (uint64_t)c->read.wait_ms * 1000000u;
+  if (!c->deadline_ns) c->deadline_ns = now + patience_ms(c) * 1000000u;
   if (now >= c->deadline_ns) return false;
   poll_begin(c, BLOCK_READ);
   return true;

@@ -98,6 +98,8 @@ struct conn {
   bool strong_done;  /* DW.READ STRONG: the primary's commit_lsn has been reached for the command at hand... */
   int strong_rc;     /* ... or not, and why */
   char strong_error[200];
+  bool strong_known; /* DW.READ STRONG on a primary: what the command at hand must see is this */
+  dw_lsn strong_lsn;
 
   dw_read_options read;
   dw_write_options write;
@@ -223,7 +225,7 @@ enum handled resp_dispatch(struct conn *, const struct cmd *);
 void reply_rc(struct conn *, struct buf *out, int rc, dw_lsn lsn, const char *message);
 void conn_error(struct conn *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The options of a read that happens now: no waiting in the loop; STRONG has been met by then. */
-dw_read_options read_now(const struct conn *);
+dw_read_options read_now(struct conn *);
 /* DW_STALE, and time is left to wait for it: true, and the handler returns HANDLE_LATER. */
 bool read_later(struct conn *, int rc);
 
