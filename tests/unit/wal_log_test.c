@@ -582,6 +582,32 @@ START_TEST(a_segment_whose_header_names_another_epoch_than_its_place_is_refused)
 }
 END_TEST
 
+/* An epoch record uses no LSN: two boundaries have the LSN at which the log starts, and the earlier one is trimmed. */
+START_TEST(a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history) {
+  open_wal();
+  append_many(3, 700, false);
+  struct wal_stat st;
+  wal_stat(w, &st);
+  struct wal_pos before = st.end;
+  struct epoch_record e = {.epoch = 2, .node_id = 1, .reason = EPOCH_OPENED, .start = before};
+  struct block_header like = {.kind = BLOCK_EPOCH, .need = {1, 2, 2, false, 0}, .origin_id = 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&e, record);
+  ck_assert_int_eq(wal_block_create(&like, record, sizeof record, 0, &b), DW_OK);
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  b = make(62000, 9); /* does not fit: it begins the next segment */
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  dw_lsn oldest;
+  ck_assert_int_eq(wal_trim(w, 3, &oldest), DW_OK);
+  ck_assert_uint_eq(oldest, 4);
+  struct wal_cursor *c;
+  ck_assert_int_eq(wal_cursor_open(w, &before, &c), DW_NOT_FOUND);
+}
+END_TEST
+
 START_TEST(truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it) {
   open_wal();
   append_many(300, 700, true);
@@ -723,6 +749,7 @@ int main(void) {
   tcase_add_test(t, any_other_write_error_stops_the_log);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
   tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
+  tcase_add_test(t, a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history);
   tcase_add_test(t, truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it);
   tcase_add_test(t, sealed_blocks_are_taken_only_where_they_continue_the_log);
   tcase_add_test(t, one_appender_readers_syncs_and_trims_live_together);
