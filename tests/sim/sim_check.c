@@ -74,9 +74,11 @@ static void note_history(struct world *w, struct rec *r) {
 
 /* The primary's commit_lsn has moved to `to`. */
 static void commit_moved(struct world *w, struct sim_node *n, struct rec *to) {
-  struct rec *stack[4096];
   size_t depth = 0;
-  for (struct rec *r = to; r && !r->committed && depth < 4096; r = r->parent) stack[depth++] = r;
+  for (const struct rec *r = to; r && !r->committed; r = r->parent) depth++;
+  struct rec **stack = malloc((depth + 1) * sizeof *stack);
+  depth = 0;
+  for (struct rec *r = to; r && !r->committed; r = r->parent) stack[depth++] = r;
   while (depth) {
     struct rec *r = stack[--depth];
     r->committed = true;
@@ -86,6 +88,7 @@ static void commit_moved(struct world *w, struct sim_node *n, struct rec *to) {
                         r->who[i]->id, (ull)r->first_lsn + i);
     if (r->commits) check_commit(w, n, r);
   }
+  free(stack);
   note_history(w, to);
   dw_status s;
   dw_status_get(n->e, &s);

@@ -28,12 +28,13 @@ static void draw_options(struct plan *p, struct rng *r) {
 }
 
 static void draw_load(struct plan *p, struct rng *r) {
-  p->run_ns = rng_between(r, 3, 25) * SEC;
-  p->write_gap_ns = PICK(r, 5 * MS, 20 * MS, 20 * MS, 100 * MS);
-  p->read_gap_ns = PICK(r, 10 * MS, 50 * MS, 200 * MS);
-  p->value_max = (uint32_t)PICK(r, 16, 200, 1000, 4000, 12000);
+  p->run_ns = rng_skewed(r, 1500, 20000) * MS;
   p->batch_max = (uint32_t)PICK(r, 1, 2, 8);
   p->burst = (uint32_t)PICK(r, 1, 1, 4, 16);
+  uint64_t writes = rng_skewed(r, 40, 1500), bytes = PICK(r, 2000, 20000, 200000, 800000); /* all values together */
+  p->write_gap_ns = p->run_ns / writes * (p->burst + 1) / 2;
+  p->read_gap_ns = p->run_ns / rng_between(r, 20, 200);
+  p->value_max = (uint32_t)(bytes * 4 / (writes * (p->batch_max + 1))) + 9;
   p->big_ppm = rng_percent(r, 10) ? 3000 : 0;
   p->default_pct = (uint32_t)PICK(r, 0, 50, 100);
   p->delay_ns_max = (uint32_t)PICK(r, 200000, 2 * MS, 20 * MS, 100 * MS);

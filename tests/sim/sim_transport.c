@@ -135,7 +135,7 @@ static void pipe_event(struct world *w, struct sim_node *none, void *arg) {
   }
   size_t done = 0;
   while (done < p->pieces_n && p->pieces[done].at <= w->now) p->arrived += p->pieces[done++].n;
-  memmove(p->pieces, p->pieces + done, (p->pieces_n - done) * sizeof *p->pieces);
+  if (done) memmove(p->pieces, p->pieces + done, (p->pieces_n - done) * sizeof *p->pieces);
   p->pieces_n -= done;
   if (done && to->t && !to->closed) turn_soon(to->t);
   if (p->pieces_n)

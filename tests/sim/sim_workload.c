@@ -163,6 +163,9 @@ static void read_session(struct world *w, struct sim_node *n) {
   struct wreq *q = w->reqs; /* the newest first */
   for (uint64_t skip = rng_below(&w->r_work, 8); q && (q->state != WRITE_OK || skip); q = q->next) skip -= skip > 0;
   if (!q) return;
+  /* A follower that has applied what the primary lost knows LSNs of another history: docs/simulation.md. */
+  const struct sim_node *p = &w->node[w->primary];
+  if (q->lost || !p->tail || (n->applied && !model_before(w, n->applied, p->tail))) return;
   dw_read_options ro = {.consistency = DW_SESSION, .min_lsn = q->lsn};
   read_key(w, n, &ro, q->rec, "session token");
 }
