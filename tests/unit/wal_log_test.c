@@ -487,6 +487,28 @@ START_TEST(a_failed_fdatasync_stops_the_log_for_good) {
 }
 END_TEST
 
+/* After a failed fdatasync the kernel calls pages clean that it did not write; a process that starts afterwards still reads
+ * them, and its own fdatasync would succeed without writing anything. */
+START_TEST(what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot) {
+  open_wal();
+  append_many(5, 700, true);
+  append_many(3, 700, false);
+  fault_env_fail(faults, FAULT_FDATASYNC, 1, DW_IO, true);
+  ck_assert_int_eq(wal_sync(w, NULL), DW_IO);
+  crash();
+  fault_env_fail(faults, FAULT_FDATASYNC, 0, DW_OK, false);
+  unsigned before = fault_env_calls(faults, FAULT_PWRITEV);
+  open_wal();
+  ck_assert_uint_eq(read_all(), 8);
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 2); /* the tail, and this opening's mark */
+  close_wal();
+  before = fault_env_calls(faults, FAULT_PWRITEV);
+  fault_env_boot(faults, 2); /* another boot has read it from the disk */
+  open_wal();
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 1);
+}
+END_TEST
+
 START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) {
   open_wal();
   append_many(3, 300, true);
@@ -744,6 +766,7 @@ int main(void) {
   tcase_add_test(t, a_users_value_that_is_a_log_image_inside_a_torn_block_is_not_taken_for_blocks);
   tcase_add_test(t, stale_bytes_of_a_recycled_segment_are_never_taken_for_blocks);
   tcase_add_test(t, a_failed_fdatasync_stops_the_log_for_good);
+  tcase_add_test(t, what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot);
   tcase_add_test(t, a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
