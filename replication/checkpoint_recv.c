@@ -281,7 +281,9 @@ int ckpt_in_file_end(struct ckpt_in *c, uint32_t file, const struct hash128 *wan
   if (rc == DW_OK && !hash128_eq(&got, want)) rc = dw_fail(DW_CORRUPT, "its hash is not the one that was announced");
   c->env->ops->close(c->file);
   c->file = NULL;
-  if (rc == DW_CORRUPT) (void)c->env->ops->unlink(c->env, path);
+  /* Whatever failed, it comes again as a whole. After a failed fdatasync most of all: the kernel calls pages clean that
+   * it did not write, so the next one would succeed, and the hash would be that of the page cache. */
+  if (rc) (void)c->env->ops->unlink(c->env, path);
   if (rc) return dw_fail_prefix(rc, "incoming checkpoint file %s", c->m.files[file].name);
   return state_record(c, file, want);
 }
