@@ -28,7 +28,7 @@ struct read_goal {
 
 static uint64_t staleness_now(dw_engine *e, uint64_t now) {
   if (e->opt.role == DW_PRIMARY) {
-    if (e->gate.commit < e->recovered_lsn) return UINT64_MAX; /* see read_point */
+    if (e->applied.lsn < e->recovered_lsn) return UINT64_MAX; /* see read_point */
     return e->behind_ns && now > e->behind_ns ? now - e->behind_ns : 0;
   }
   return e->rops ? e->rops->staleness_ns(e->rctx, now) : UINT64_MAX;

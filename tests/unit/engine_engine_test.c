@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "tests/support/check_main.h"
+#include "tests/support/fault_env.h"
 #include "engine/engine.h"
 #include "engine/identity.h"
 
@@ -309,6 +310,51 @@ START_TEST(a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked) {
 }
 END_TEST
 
+/* It may have been acknowledged, answered OK and read before the restart: nobody can tell here. */
+START_TEST(a_pending_tail_keeps_strong_and_bounded_reads_waiting_until_it_is_committed_again) {
+  options.mode = DW_SYNC;
+  options.ack_timeout_ms = 30;
+  open_engine();
+  acks(1, 0, 0);
+  dw_lsn lsn;
+  ck_assert_int_eq(dw_put(e, NULL, "k", 1, "v", 1, &lsn), DW_TIMEOUT);
+  close_engine();
+  open_engine();
+  struct engine_positions pos;
+  engine_positions(e, &pos);
+  ck_assert_uint_eq(pos.commit_lsn, 0);
+  ck_assert_uint_eq(pos.read_lsn, 1); /* what probes are told */
+  dw_value v;
+  dw_read_options strong = {.consistency = DW_STRONG}, bounded = {.consistency = DW_BOUNDED, .max_staleness_ms = 60000};
+  ck_assert_int_eq(dw_get(e, &strong, "k", 1, &v), DW_STALE);
+  ck_assert_int_eq(dw_get(e, &bounded, "k", 1, &v), DW_STALE);
+  acks(1, 1, 1);
+  ck_assert_int_eq(dw_wait(e, 1, NULL), DW_OK);
+  ck_assert_int_eq(dw_get(e, &strong, "k", 1, &v), DW_OK);
+  dw_value_release(&v);
+  ck_assert_int_eq(dw_get(e, &bounded, "k", 1, &v), DW_OK);
+  dw_value_release(&v);
+}
+END_TEST
+
+/* An append that fails stops the log, but its bytes may stand in the file: in doubt, under the LSN that they have there. */
+START_TEST(a_write_whose_append_fails_is_in_doubt_under_its_lsn) {
+  struct fault_env *faults = fault_env_create(env_posix());
+  config.env = fault_env_env(faults);
+  open_engine();
+  ck_assert_uint_eq(put("a", "1"), 1);
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_IO, false);
+  dw_lsn lsn = 0;
+  ck_assert_int_eq(dw_put(e, NULL, "b", 1, "2", 1, &lsn), DW_IO);
+  ck_assert_uint_eq(lsn, 2);
+  ck_assert_int_eq(dw_put(e, NULL, "c", 1, "3", 1, &lsn), DW_CLOSED);
+  ck_assert_uint_eq(lsn, 0);
+  engine_close(e);
+  e = NULL;
+  fault_env_destroy(faults);
+}
+END_TEST
+
 START_TEST(the_applied_level_answers_once_followers_have_applied) {
   open_engine();
   acks(1, 0, 0);
@@ -532,6 +578,8 @@ int main(void) {
   tcase_add_loop_test(t, an_asynchronous_answer_does_not_wait_for_another_writers_followers, 0, 5);
   tcase_add_test(t, a_sync_write_that_gets_no_ack_is_in_doubt_invisible_and_can_be_asked_for_again);
   tcase_add_test(t, a_pending_sync_tail_stays_pending_over_a_restart_until_it_is_acked);
+  tcase_add_test(t, a_pending_tail_keeps_strong_and_bounded_reads_waiting_until_it_is_committed_again);
+  tcase_add_test(t, a_write_whose_append_fails_is_in_doubt_under_its_lsn);
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
