@@ -192,7 +192,8 @@ struct world {
   uint64_t seq;
   struct sim_node node[SIM_NODES];
   int primary;
-  bool healing, done; /* healing: no faults any more */
+  bool healing;      /* no faults any more */
+  bool rot_reported; /* a node that is up has said that it met damage */
   uint64_t heal_ns;
   unsigned pause_depth;
 
@@ -255,7 +256,7 @@ bool workload_idle(const struct world *);
 /* sim_faults.c */
 void faults_start(struct world *);
 void faults_open_failed(struct world *, struct sim_node *, int rc, const char *why);
-void faults_operate(struct world *, struct sim_node *); /* the operator looks at a node */
+void faults_operate(struct world *); /* the operator looks at all nodes */
 void faults_end(struct world *);
 
 /* sim_check.c */

@@ -188,7 +188,7 @@ static void fault_event(struct world *w, struct sim_node *none, void *arg) {
 static void operator_event(struct world *w, struct sim_node *none, void *arg) {
   (void)none, (void)arg;
   if (w->healing) return;
-  for (unsigned i = 0; i < w->plan.nodes; i++) faults_operate(w, &w->node[i]);
+  faults_operate(w);
   world_at(w, w->now + rng_between(&w->r_fault, 50 * MS, 800 * MS), NULL, operator_event, NULL);
 }
 
@@ -233,12 +233,17 @@ static void look_at_refused(struct world *w, struct sim_node *n, const dw_status
   wipe(w, n);
 }
 
-void faults_operate(struct world *w, struct sim_node *n) {
+static void operate(struct world *w, struct sim_node *n) {
   if (n->state == NODE_DOWN) {
     if (w->now - n->down_ns > (w->healing ? 0 : rng_below(&w->r_fault, 3 * SEC))) node_start(w, n);
     return;
   }
   if (!node_up(n) || n->on_stack) return;
+  if (w->rot_reported && n->damaged) {
+    n->damaged = false;
+    w->st.repairs++;
+    if (disk_repair(n->disk)) world_trace(w, n, "the operator restores what had rotted");
+  }
   dw_status s;
   dw_status_get(n->e, &s);
   if (!s.failed)
@@ -252,6 +257,11 @@ void faults_operate(struct world *w, struct sim_node *n) {
     return;
   }
   if (n->role == DW_FOLLOWER) look_at_refused(w, n, &s);
+}
+
+void faults_operate(struct world *w) {
+  for (unsigned i = 0; i < w->plan.nodes; i++) operate(w, &w->node[i]);
+  w->rot_reported = false;
 }
 
 void faults_end(struct world *w) {

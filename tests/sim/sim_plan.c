@@ -56,10 +56,10 @@ static void draw_faults(struct plan *p, struct rng *r) {
   p->full = rng_percent(r, 25);
   p->rot = rng_percent(r, 25);
   p->failover = p->nodes > 2 && rng_percent(r, 25);
-  p->rates = (struct disk_rates){.eio_read = rng_percent(r, 50) ? 300 : 0,
-                                 .eio_write = rng_percent(r, 50) ? 1000 : 0,
-                                 .eio_sync = rng_percent(r, 50) ? 2000 : 0,
-                                 .no_space = rng_percent(r, 50) ? 2000 : 0,
+  p->rates = (struct disk_rates){.eio_read = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 30000) : 0,
+                                 .eio_write = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 30000) : 0,
+                                 .eio_sync = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 50000) : 0,
+                                 .no_space = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 50000) : 0,
                                  .writeback = (uint32_t)PICK(r, 0, 20000, 200000),
                                  .tear_in_sector = rng_percent(r, 20) ? 100000 : 0};
 }

@@ -166,6 +166,7 @@ static void faulted(void *ctx, const char *what, const char *path) {
 static void log_line(void *arg, dw_log_level level, const char *line) {
   struct sim_node *n = arg;
   if (level >= DW_LOG_INFO) world_trace(n->w, n, "log: %s", line);
+  if (level >= DW_LOG_WARN && strstr(line, "DW_CORRUPT")) n->w->rot_reported = true;
 }
 
 static void engine_event(struct world *w, struct sim_node *n, void *arg);
@@ -365,7 +366,7 @@ void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum
     run_one(w);
     if (w->now < next_look) continue;
     next_look = w->now + 200 * MS;
-    for (unsigned i = 0; i < w->plan.nodes; i++) faults_operate(w, &w->node[i]);
+    faults_operate(w);
     if (workload_idle(w) && check_converged(w)) break;
     if (w->now > patience)
       world_violation(w, NULL, "liveness",
