@@ -56,7 +56,7 @@ void plan_print(const struct world *);
 
 /* A block that some primary made, behind its parent. Equal chain hash: equal history. */
 struct rec {
-  struct rec *parent, *hash_next, *all_next;
+  struct rec *parent, *child, *sibling, *hash_next, *all_next;
   struct hash128 chain;
   uint64_t bytes_hash;
   dw_lsn first_lsn, last_lsn;
@@ -65,7 +65,7 @@ struct rec {
   struct block_need need;
   struct wreq **who; /* per commit */
   uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
-  bool has_child, committed;
+  bool committed;
   uint32_t state[SIM_KEYS]; /* value ids after it; 0: no such key */
 };
 

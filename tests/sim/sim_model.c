@@ -69,9 +69,8 @@ static struct rec *add(struct world *w, const struct hash128 *chain, struct rec 
   w->rec_hash[slot_of(chain)] = r;
   r->all_next = w->recs;
   w->recs = r;
-  if (parent && !parent->has_child) {
+  if (parent && !parent->child) {
     r->branch = parent->branch;
-    parent->has_child = true;
   } else {
     if (w->branches == w->branch_cap) {
       w->branch_cap = w->branch_cap ? 2 * w->branch_cap : 16;
@@ -81,6 +80,8 @@ static struct rec *add(struct world *w, const struct hash128 *chain, struct rec 
     r->branch = w->branches++;
   }
   if (parent) {
+    r->sibling = parent->child;
+    parent->child = r;
     r->depth = parent->depth + 1;
     memcpy(r->state, parent->state, sizeof r->state);
   }
@@ -225,6 +226,10 @@ static struct rec *meet(struct sim_node *n, const uint8_t *bytes, size_t room, s
   r->life = node_life(n);
   for (const struct rec *p = parent; p && p->last_lsn == parent->last_lsn; p = p->parent)
     if (h.epoch < p->epoch) world_violation(w, n, "epoch", "it goes back at LSN %llu", (unsigned long long)h.first_lsn);
+  for (const struct rec *s = r->sibling; s; s = s->sibling)
+    if (s->commits && r->commits && s->epoch == r->epoch && s->written)
+      world_violation(w, n, "an LSN is used once", "LSN %llu of epoch %llu is written again, with another block",
+                      (unsigned long long)r->first_lsn, (unsigned long long)r->epoch);
   w->st.blocks++;
   if (h.kind == BLOCK_COMMITS) {
     struct wal_block *b;
