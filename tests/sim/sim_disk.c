@@ -276,6 +276,12 @@ static void writeback_some(struct sim_disk *d, struct inode *i) {
     }
 }
 
+/* A write that fails, or in which the process dies, may have been done in part, or as a whole. */
+static size_t fail_share(struct sim_disk *d, size_t total) {
+  uint64_t kind = rng_below(&d->rng, 10);
+  return kind < 3 ? 0 : kind < 5 ? total : (size_t)rng_below(&d->rng, total + 1);
+}
+
 static int sim_pwritev(struct env_file *f, uint64_t off, const struct iovec *iov, int n) {
   struct sim_disk *d = f->env->disk;
   struct inode *i = f->inode;
@@ -289,8 +295,7 @@ static int sim_pwritev(struct env_file *f, uint64_t off, const struct iovec *iov
   if (alive && rc == DW_OK) rc = inject(d, d->rates.no_space, DW_NO_SPACE, "no space left for a write", f->path);
   if (alive && rc == DW_OK) rc = inject(d, d->rates.eio_write, DW_IO, "write error", f->path);
   if (rng_ppm(&d->rng, d->rates.writeback)) writeback_some(d, i);
-  /* A write that fails, or in which the process dies, may have been done in part. */
-  size_t done = alive && rc == DW_OK ? total : rng_percent(&d->rng, 30) ? 0 : (size_t)rng_below(&d->rng, total + 1);
+  size_t done = alive && rc == DW_OK ? total : fail_share(d, total);
   for (int k = 0; k < n && done; k++) {
     size_t len = iov[k].iov_len < done ? iov[k].iov_len : done;
     inode_write(i, off, iov[k].iov_base, len);

@@ -31,7 +31,7 @@ static void draw_load(struct plan *p, struct rng *r) {
   p->run_ns = rng_skewed(r, 1500, 20000) * MS;
   p->batch_max = (uint32_t)PICK(r, 1, 2, 8);
   p->burst = (uint32_t)PICK(r, 1, 1, 4, 16);
-  uint64_t writes = rng_skewed(r, 40, 1500), bytes = PICK(r, 2000, 20000, 200000, 800000); /* all values together */
+  uint64_t writes = rng_skewed(r, 40, 1500), bytes = PICK(r, 2000, 20000, 200000, 600000); /* all values together */
   p->write_gap_ns = p->run_ns / writes * (p->burst + 1) / 2;
   p->read_gap_ns = p->run_ns / rng_between(r, 20, 200);
   p->value_max = (uint32_t)(bytes * 4 / (writes * (p->batch_max + 1))) + 9;
@@ -56,12 +56,26 @@ static void draw_faults(struct plan *p, struct rng *r) {
   p->full = rng_percent(r, 25);
   p->rot = rng_percent(r, 25);
   p->failover = p->nodes > 2 && rng_percent(r, 25);
-  p->rates = (struct disk_rates){.eio_read = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 30000) : 0,
-                                 .eio_write = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 30000) : 0,
-                                 .eio_sync = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 50000) : 0,
-                                 .no_space = rng_percent(r, 50) ? (uint32_t)PICK(r, 2000, 50000) : 0,
+  p->rates = (struct disk_rates){.eio_read = rng_percent(r, 50) ? (uint32_t)PICK(r, 5000, 50000, 300000) : 0,
+                                 .eio_write = rng_percent(r, 50) ? (uint32_t)PICK(r, 5000, 50000, 300000) : 0,
+                                 .eio_sync = rng_percent(r, 50) ? (uint32_t)PICK(r, 5000, 50000, 300000) : 0,
+                                 .no_space = rng_percent(r, 50) ? (uint32_t)PICK(r, 5000, 50000, 300000) : 0,
                                  .writeback = (uint32_t)PICK(r, 0, 20000, 200000),
                                  .tear_in_sector = rng_percent(r, 20) ? 100000 : 0};
+}
+
+/* A log that turns over all the time, on nodes that restart all the time: retention, recycling, bootstraps. */
+static void draw_churn(struct plan *p, struct rng *r) {
+  p->run_ns = rng_between(r, 2000, 8000) * MS;
+  p->write_gap_ns = p->run_ns / 250;
+  p->burst = p->batch_max = 1;
+  p->value_max = (uint32_t)PICK(r, 8000, 16000);
+  p->opt.segment_bytes = p->opt.memtable_bytes = 65536;
+  p->opt.retain_bytes = 65536;
+  p->opt.retain_ms = 500;
+  p->fault_gap_ns = PICK(r, 100 * MS, 300 * MS);
+  p->crashes = true;
+  p->wipes = rng_percent(r, 50);
 }
 
 void plan_draw(struct world *w) {
@@ -73,6 +87,7 @@ void plan_draw(struct world *w) {
   draw_options(p, r);
   draw_load(p, r);
   draw_faults(p, r);
+  if (rng_percent(r, 15)) draw_churn(p, r);
 }
 
 void plan_print(const struct world *w) {

@@ -395,6 +395,8 @@ static void job_event(struct world *w, struct sim_node *n, void *arg) {
   if (!j->ran) {
     n->in_job = true;
     n->on_stack++;
+    if (!w->healing && w->plan.crashes && rng_ppm(&w->r_fault, 20000))
+      disk_kill_after(n->disk, (uint32_t)rng_between(&w->r_fault, 1, 40));
     j->ran = true;
     j->run(j->arg);
     n->on_stack--;

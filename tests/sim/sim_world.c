@@ -166,7 +166,10 @@ static void faulted(void *ctx, const char *what, const char *path) {
 static void log_line(void *arg, dw_log_level level, const char *line) {
   struct sim_node *n = arg;
   if (level >= DW_LOG_INFO) world_trace(n->w, n, "log: %s", line);
-  if (level >= DW_LOG_WARN && strstr(line, "DW_CORRUPT")) n->w->rot_reported = true;
+  static const char *const damage[] = {"orrupt",         "CORRUPT",        "mismatch", "is due",
+                                       "beyond the end", "bytes expected", "not valid"};
+  for (size_t i = 0; level >= DW_LOG_INFO && i < sizeof damage / sizeof *damage; i++)
+    if (strstr(line, damage[i])) n->w->rot_reported = true;
 }
 
 static void engine_event(struct world *w, struct sim_node *n, void *arg);
@@ -218,8 +221,8 @@ void node_start(struct world *w, struct sim_node *n) {
   n->state = NODE_OPENING;
   n->life++;
   n->step_due = false;
-  if (!w->healing && w->plan.crashes && rng_percent(&w->r_fault, 8))
-    disk_kill_after(n->disk, (uint32_t)rng_between(&w->r_fault, 1, 60));
+  if (!w->healing && w->plan.crashes && rng_percent(&w->r_fault, 15))
+    disk_kill_after(n->disk, (uint32_t)rng_skewed(&w->r_fault, 1, 400));
   n->on_stack++;
   world_trace(w, n, "starts as %s", n->role == DW_PRIMARY ? "primary" : "follower");
   int rc = node_open_engine(SIM_DIR, &o, &config, &n->e);
@@ -241,7 +244,6 @@ void node_start(struct world *w, struct sim_node *n) {
   n->state = NODE_UP;
   if (!disk_alive(n->disk)) return; /* reaped soon */
   n->open_failures = 0;
-  disk_kill_after(n->disk, 0);
   check_opened(w, n);
   disk_forget_lost(n->disk);
   step_at(w, n, w->now + 1000);
