@@ -254,7 +254,9 @@ struct log_file {
   struct rec *base;
   struct frame_at *frames; /* the first `written` were, the others may be there */
   size_t n, written, cap;
-  uint64_t end, synced_end, marked; /* marked: a mark says that what is before here was synced */
+  uint64_t end, commits_end, synced_end,
+      marked; /* commits_end: of the last block with an LSN of its own; synced_end: of
+                 the last such that is synced; marked: of the last that a mark tells */
 };
 
 static struct log_file *file_of(struct inode *i) {
@@ -299,7 +301,7 @@ static void begin_file(struct sim_node *n, struct log_file *f, const uint8_t *by
   cut_frames(f, 0);
   f->base = base;
   f->end = WAL_SEGMENT_HEADER_BYTES;
-  f->synced_end = f->marked = 0;
+  f->commits_end = f->synced_end = f->marked = 0;
 }
 
 /* Walks what is written, frame by frame. `commit`: it has been written; otherwise blocks only become known. */
@@ -335,6 +337,7 @@ static void walk_write(struct sim_node *n, struct inode *i, uint64_t off, const 
       struct block_header h;
       (void)block_header_decode(p + pos, &h);
       pos += block_total_bytes(&h);
+      if (commit && h.kind == BLOCK_COMMITS) f->commits_end = off + pos;
     }
     off += len;
   }
@@ -364,7 +367,7 @@ void model_synced(void *ctx, struct inode *i) {
   struct log_file *f = *inode_slot(i);
   if (!f || !f->base) return;
   inode_set_proof(i, f->marked);
-  f->synced_end = f->end;
+  f->synced_end = f->commits_end;
   struct rec *tail = file_tail(f);
   if (n->state != NODE_UP || i != n->tail_inode) return;
   if (n->durable && !model_before(n->w, n->durable, tail)) return; /* a tail that is about to be cut */
