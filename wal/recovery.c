@@ -386,7 +386,7 @@ static int start_fresh(struct wal *w, const struct wal_pos *pos, uint64_t seq) {
 }
 
 /* The boot of this log's last writer has not ended, as far as we know. */
-static bool same_boot(const struct wal *w, const struct walk *walk) {
+static bool boot_goes_on(const struct wal *w, const struct walk *walk) {
   return memcmp(w->boot_id, walk->boot_id, 16) == 0;
 }
 
@@ -411,7 +411,7 @@ static int write_again(struct wal *w, const struct segment *s, dw_lsn durable) {
 /* Zeroes what is cut and makes durable what is kept, the segment's name included. */
 static int settle_last(struct wal *w, struct segment *s, uint64_t cut_bytes, const struct walk *walk) {
   int rc = w->env->ops->open(w->env, s->path, ENV_WRITE, &s->file);
-  if (rc == DW_OK && same_boot(w, walk) && walk->known_durable < s->end_pos.lsn)
+  if (rc == DW_OK && boot_goes_on(w, walk) && walk->known_durable < s->end_pos.lsn)
     rc = write_again(w, s, walk->known_durable);
   if (rc == DW_OK && cut_bytes) rc = zero_range(w->env, s->file, s->end, s->end + cut_bytes);
   if (rc == DW_OK) rc = w->env->ops->fdatasync(s->file);
