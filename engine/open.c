@@ -64,20 +64,6 @@ static int new_node(dw_engine *e) {
   return rc;
 }
 
-/* Makes the entry of e->dir in its parent durable. */
-static int sync_parent(dw_engine *e) {
-  char *parent = strdup(e->dir);
-  if (!parent) return dw_fail_nomem(strlen(e->dir));
-  size_t n = strlen(parent);
-  while (n > 1 && parent[n - 1] == '/') n--;
-  while (n && parent[n - 1] != '/') n--;
-  while (n > 1 && parent[n - 1] == '/') n--;
-  parent[n] = '\0';
-  int rc = e->env->ops->sync_dir(e->env, n ? parent : ".");
-  free(parent);
-  return rc;
-}
-
 /* LOCK and NODE. */
 static int open_directory(dw_engine *e) {
   bool there = false;
@@ -99,7 +85,7 @@ static int open_directory(dw_engine *e) {
     save = true;
     /* Also where the directory was there: perhaps a crash came before this sync. One that somebody else made in a place
      * that we may not open is theirs to sync. */
-    rc = sync_parent(e);
+    rc = env_sync_parent(e->env, e->dir);
     if (rc == DW_OK || there) rc = new_node(e);
   }
   if (rc) return rc;

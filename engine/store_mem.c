@@ -189,6 +189,8 @@ static int load(struct mem *m, bool may_create) {
     if (!may_create) return dw_fail(DW_NOT_FOUND, "%s: no store there", m->dir);
     return image_write(m->env, m->dir, NULL, &m->image_bytes);
   }
+  /* A process that died between rename and sync left a name that a power cut would take back. */
+  if (!m->read_only && (rc = m->env->ops->sync_dir(m->env, m->dir))) return rc;
   uint8_t *data = NULL;
   size_t n = 0;
   if ((rc = env_read_file(m->env, path, SIZE_MAX / 2, &data, &n))) return rc;

@@ -167,25 +167,17 @@ static int make_source(const dw_options *opt, struct block_source *out) {
   return repair_source_create(env_posix(), lists, 2, opt ? opt->peer_timeout_ms : 0, out);
 }
 
-int dw_open(const char *dir, const dw_options *opt, dw_engine **out) {
-  if (!out) return dw_fail(DW_INVALID, "dw_open: nowhere to put the engine");
-  if (opt) {
-    int rc = check_address("listen", opt->listen);
-    if (rc == DW_OK) rc = check_address("primary", opt->primary);
-    if (rc == DW_OK && (rc = repair_source_check(opt->repair_from))) dw_fail_prefix(rc, "option repair_from");
-    if (rc) return rc;
-  }
-  dw_engine *e = NULL;
-  struct block_source source = {0};
-  int rc = make_source(opt, &source);
-  if (rc == DW_OK) rc = engine_open(dir, opt, &(struct engine_config){.threads = true, .source = &source}, &e);
-  if (rc) {
-    char why[512];
-    dw_error_copy(why, sizeof why);
-    repair_source_free(&source);
-    return dw_fail(rc, "%s", why);
-  }
-  if (opt && (opt->listen || opt->primary)) rc = node_start(e);
+static int check_addresses(const dw_options *opt) {
+  if (!opt) return DW_OK;
+  int rc = check_address("listen", opt->listen);
+  if (rc == DW_OK) rc = check_address("primary", opt->primary);
+  if (rc == DW_OK && (rc = repair_source_check(opt->repair_from))) dw_fail_prefix(rc, "option repair_from");
+  return rc;
+}
+
+/* The engine is open: its replication. Closes it if that fails. */
+static int finish_open(dw_engine *e, const dw_options *opt, dw_engine **out) {
+  int rc = opt && (opt->listen || opt->primary) ? node_start(e) : DW_OK;
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
@@ -194,6 +186,29 @@ int dw_open(const char *dir, const dw_options *opt, dw_engine **out) {
   }
   *out = e;
   return DW_OK;
+}
+
+int node_open_engine(const char *dir, const dw_options *opt, const struct engine_config *config, dw_engine **out) {
+  dw_engine *e = NULL;
+  int rc = check_addresses(opt);
+  if (rc == DW_OK) rc = engine_open(dir, opt, config, &e);
+  return rc ? rc : finish_open(e, opt, out);
+}
+
+int dw_open(const char *dir, const dw_options *opt, dw_engine **out) {
+  if (!out) return dw_fail(DW_INVALID, "dw_open: nowhere to put the engine");
+  dw_engine *e = NULL;
+  struct block_source source = {0};
+  int rc = check_addresses(opt);
+  if (rc == DW_OK) rc = make_source(opt, &source);
+  if (rc == DW_OK) rc = engine_open(dir, opt, &(struct engine_config){.threads = true, .source = &source}, &e);
+  if (rc) {
+    char why[512];
+    dw_error_copy(why, sizeof why);
+    repair_source_free(&source);
+    return dw_fail(rc, "%s", why);
+  }
+  return finish_open(e, opt, out);
 }
 
 int dw_close(dw_engine *e) {

@@ -120,7 +120,14 @@ struct sent_mark {
 
 /* ---- the node -------------------------------------------------------------------------------- */
 
-struct strong_wait; /* node_strong.c */
+/* A strong read on its way. All fields under strong_mu. */
+struct strong_wait {
+  struct strong_wait *next;
+  uint64_t probe; /* 0: none yet */
+  bool done;
+  dw_lsn lsn;
+  pthread_cond_t cond;
+};
 
 struct report {
   uint32_t follower_count;
@@ -204,7 +211,16 @@ void follow_relay(struct node *, struct peer *, const struct msg_probe *);
 void follow_relays_gone(struct node *, struct peer *);
 uint64_t follow_probe(struct node *); /* a fresh probe of our own, 0: not now */
 
+/* node.c: dw_open with an environment, a store and threads of the caller's choosing. With config.threads = false the
+ * engine moves by engine_step; the transport that is linked decides about the rest. dw_close ends it. */
+int node_open_engine(const char *dir, const dw_options *, const struct engine_config *, dw_engine **);
+
 /* node_strong.c */
+/* Asks the primary for its commit_lsn without blocking: begin (DW_STALE: nobody to ask), poll until true (*lsn is set
+ * then), end in any case. `w` is the caller's and stays in place from begin to end. */
+int strong_begin(struct node *, struct strong_wait *w);
+bool strong_poll(struct node *, const struct strong_wait *w, dw_lsn *lsn);
+void strong_end(struct node *, struct strong_wait *w);
 int strong_point(void *node, uint32_t wait_ms, dw_lsn *lsn); /* the engine's hook: any thread */
 void strong_stop(void *node);                                /* the engine's hook: any thread */
 void strong_pump(struct node *);                             /* gives waiting readers a probe */

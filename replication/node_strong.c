@@ -9,21 +9,14 @@
  * A reader may use only a probe that was sent after it arrived. So readers queue without one; strong_pump gives all
  * that wait without one the same fresh probe: any number of readers cost one probe per round trip. When the link breaks
  * the probes under way are void and their readers queue again; only time ends the waiting.
+ *
+ * strong_point waits; strong_begin, strong_poll and strong_end are its parts for those who must not block.
  */
 #include <errno.h>
 #include <time.h>
 
 #include "replication/node.h"
 #include "wal/base/status.h"
-
-/* On the reader's stack. All fields under strong_mu. */
-struct strong_wait {
-  struct strong_wait *next;
-  uint64_t probe; /* 0: none yet */
-  bool done;
-  dw_lsn lsn;
-  pthread_cond_t cond;
-};
 
 static void unlink_wait(struct node *n, struct strong_wait *w) {
   for (struct strong_wait **p = &n->strong; *p; p = &(*p)->next) {
@@ -33,29 +26,47 @@ static void unlink_wait(struct node *n, struct strong_wait *w) {
   }
 }
 
-int strong_point(void *ctx, uint32_t wait_ms, dw_lsn *lsn) {
-  struct node *n = ctx;
+int strong_begin(struct node *n, struct strong_wait *w) {
   if (!n->follow) return dw_fail(DW_STALE, "this follower has no primary to ask for its commit_lsn");
-  struct strong_wait w = {.probe = 0};
-  uint64_t until = node_now(n) + wait_ms * 1000000ull;
-  struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
-  pthread_cond_init(&w.cond, NULL);
+  *w = (struct strong_wait){.probe = 0};
+  pthread_cond_init(&w->cond, NULL);
   pthread_mutex_lock(&n->strong_mu);
-  w.next = n->strong;
-  n->strong = &w;
+  w->next = n->strong;
+  n->strong = w;
   pthread_mutex_unlock(&n->strong_mu);
   if (atomic_fetch_or(&n->wake, WAKE_STRONG) == 0) transport_wake(n->t);
+  return DW_OK;
+}
 
+bool strong_poll(struct node *n, const struct strong_wait *w, dw_lsn *lsn) {
   pthread_mutex_lock(&n->strong_mu);
-  int err = 0;
+  bool done = w->done;
+  if (done) *lsn = w->lsn;
+  pthread_mutex_unlock(&n->strong_mu);
+  return done;
+}
+
+void strong_end(struct node *n, struct strong_wait *w) {
+  pthread_mutex_lock(&n->strong_mu);
+  unlink_wait(n, w);
+  pthread_mutex_unlock(&n->strong_mu);
+  pthread_cond_destroy(&w->cond);
+}
+
+int strong_point(void *ctx, uint32_t wait_ms, dw_lsn *lsn) {
+  struct node *n = ctx;
+  struct strong_wait w;
+  uint64_t until = node_now(n) + wait_ms * 1000000ull;
+  struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+  int rc = strong_begin(n, &w), err = 0;
+  if (rc) return rc;
+  pthread_mutex_lock(&n->strong_mu);
   while (!w.done && !n->strong_stopped && err != ETIMEDOUT)
     err = pthread_cond_clockwait(&w.cond, &n->strong_mu, CLOCK_MONOTONIC, &ts);
-  unlink_wait(n, &w);
   pthread_mutex_unlock(&n->strong_mu);
-  pthread_cond_destroy(&w.cond);
-  if (!w.done) return dw_fail(DW_STALE, "the primary did not tell its commit_lsn within %u ms", wait_ms);
-  *lsn = w.lsn;
-  return DW_OK;
+  bool done = strong_poll(n, &w, lsn);
+  strong_end(n, &w);
+  return done ? DW_OK : dw_fail(DW_STALE, "the primary did not tell its commit_lsn within %u ms", wait_ms);
 }
 
 void strong_stop(void *ctx) {

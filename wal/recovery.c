@@ -385,11 +385,38 @@ static int start_fresh(struct wal *w, const struct wal_pos *pos, uint64_t seq) {
   return rc;
 }
 
-/* Zeroes what is cut and makes durable what is kept. */
-static int settle_last(struct wal *w, struct segment *s, uint64_t cut_bytes) {
+/* The boot of this log's last writer has not ended, as far as we know. */
+static bool boot_goes_on(const struct wal *w, const struct walk *walk) {
+  return memcmp(w->boot_id, walk->boot_id, 16) == 0;
+}
+
+/* Writes again what no mark says was synced: the process before us may have stopped because an fdatasync failed. The
+ * kernel then calls the pages clean, whether the disk has them or not; they can still be read, and a second fdatasync
+ * succeeds without writing anything. Only pages that are dirty again make it tell the truth. */
+static int write_again(struct wal *w, const struct segment *s, dw_lsn durable) {
+  uint64_t at = WAL_SEGMENT_HEADER_BYTES;
+  for (size_t i = 0; i < s->index_count && s->index[i].pos.lsn <= durable; i++) at = s->index[i].off;
+  uint8_t *chunk = malloc(ZERO_CHUNK);
+  int rc = chunk ? DW_OK : dw_fail_nomem(ZERO_CHUNK);
+  while (rc == DW_OK && at < s->end) {
+    size_t n = s->end - at < ZERO_CHUNK ? (size_t)(s->end - at) : ZERO_CHUNK;
+    rc = env_pread_exact(w->env, s->file, s->path, at, chunk, n);
+    if (rc == DW_OK) rc = env_pwrite(w->env, s->file, at, chunk, n);
+    at += n;
+  }
+  free(chunk);
+  return rc;
+}
+
+/* Zeroes what is cut and makes durable what is kept, the segment's name included. */
+static int settle_last(struct wal *w, struct segment *s, uint64_t cut_bytes, const struct walk *walk) {
   int rc = w->env->ops->open(w->env, s->path, ENV_WRITE, &s->file);
+  if (rc == DW_OK && boot_goes_on(w, walk) && walk->known_durable < s->end_pos.lsn)
+    rc = write_again(w, s, walk->known_durable);
   if (rc == DW_OK && cut_bytes) rc = zero_range(w->env, s->file, s->end, s->end + cut_bytes);
   if (rc == DW_OK) rc = w->env->ops->fdatasync(s->file);
+  /* A process that died between a rename and its sync left a name that a power cut would take back. */
+  if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
   return rc;
 }
 
@@ -519,7 +546,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
     return other_history(w);
   } else {
     report(w, last, rec);
-    rc = settle_last(w, last, rec->torn_bytes);
+    rc = settle_last(w, last, rec->torn_bytes, &walk);
   }
   if (rc) return rc;
   last = last_segment(w);

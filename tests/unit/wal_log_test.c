@@ -487,6 +487,28 @@ START_TEST(a_failed_fdatasync_stops_the_log_for_good) {
 }
 END_TEST
 
+/* After a failed fdatasync the kernel calls pages clean that it did not write; a process that starts afterwards still reads
+ * them, and its own fdatasync would succeed without writing anything. */
+START_TEST(what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot) {
+  open_wal();
+  append_many(5, 700, true);
+  append_many(3, 700, false);
+  fault_env_fail(faults, FAULT_FDATASYNC, 1, DW_IO, true);
+  ck_assert_int_eq(wal_sync(w, NULL), DW_IO);
+  crash();
+  fault_env_fail(faults, FAULT_FDATASYNC, 0, DW_OK, false);
+  unsigned before = fault_env_calls(faults, FAULT_PWRITEV);
+  open_wal();
+  ck_assert_uint_eq(read_all(), 8);
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 2); /* the tail, and this opening's mark */
+  close_wal();
+  before = fault_env_calls(faults, FAULT_PWRITEV);
+  fault_env_boot(faults, 2); /* another boot has read it from the disk */
+  open_wal();
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 1);
+}
+END_TEST
+
 START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) {
   open_wal();
   append_many(3, 300, true);
@@ -579,6 +601,32 @@ START_TEST(a_segment_whose_header_names_another_epoch_than_its_place_is_refused)
   w = NULL;
   struct wal_inspect_report rep;
   ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
+}
+END_TEST
+
+/* An epoch record uses no LSN: two boundaries have the LSN at which the log starts, and the earlier one is trimmed. */
+START_TEST(a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history) {
+  open_wal();
+  append_many(3, 700, false);
+  struct wal_stat st;
+  wal_stat(w, &st);
+  struct wal_pos before = st.end;
+  struct epoch_record e = {.epoch = 2, .node_id = 1, .reason = EPOCH_OPENED, .start = before};
+  struct block_header like = {.kind = BLOCK_EPOCH, .need = {1, 2, 2, false, 0}, .origin_id = 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&e, record);
+  ck_assert_int_eq(wal_block_create(&like, record, sizeof record, 0, &b), DW_OK);
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  b = make(62000, 9); /* does not fit: it begins the next segment */
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  dw_lsn oldest;
+  ck_assert_int_eq(wal_trim(w, 3, &oldest), DW_OK);
+  ck_assert_uint_eq(oldest, 4);
+  struct wal_cursor *c;
+  ck_assert_int_eq(wal_cursor_open(w, &before, &c), DW_NOT_FOUND);
 }
 END_TEST
 
@@ -718,11 +766,13 @@ int main(void) {
   tcase_add_test(t, a_users_value_that_is_a_log_image_inside_a_torn_block_is_not_taken_for_blocks);
   tcase_add_test(t, stale_bytes_of_a_recycled_segment_are_never_taken_for_blocks);
   tcase_add_test(t, a_failed_fdatasync_stops_the_log_for_good);
+  tcase_add_test(t, what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot);
   tcase_add_test(t, a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
   tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
+  tcase_add_test(t, a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history);
   tcase_add_test(t, truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it);
   tcase_add_test(t, sealed_blocks_are_taken_only_where_they_continue_the_log);
   tcase_add_test(t, one_appender_readers_syncs_and_trims_live_together);

@@ -64,6 +64,24 @@ out:
   return rc;
 }
 
+int env_sync_parent(struct env *env, const char *path) {
+  size_t n = strlen(path);
+  while (n > 1 && path[n - 1] == '/') n--; /* "dir/" is dir */
+  while (n > 0 && path[n - 1] != '/') n--;
+  while (n > 1 && path[n - 1] == '/') n--;
+  if (n == 0) return env->ops->sync_dir(env, ".");
+  char *parent = strndup(path, n);
+  if (!parent) return dw_fail_nomem(n);
+  int rc = env->ops->sync_dir(env, parent);
+  free(parent);
+  return rc;
+}
+
+int env_make_dir(struct env *env, const char *path) {
+  int rc = env->ops->mkdir(env, path);
+  return rc ? rc : env_sync_parent(env, path);
+}
+
 /* The first entry of a directory, so that a tree can be removed without holding a listing. */
 struct first_entry {
   bool found, is_dir;

@@ -1,0 +1,272 @@
+/* The simulator's world: one thread, one seed, virtual time. docs/simulation.md says what it does and checks.
+ *
+ *   sim_main.c       command line, many seeds, sums
+ *   sim_world.c      events in order of virtual time; nodes: opening, stepping, crashing, closing
+ *   sim_disk*.c      a machine's disk and clocks (struct env)
+ *   sim_transport.c  replication/transport_uv.h over a simulated network
+ *   sim_plan.c       what a seed draws: topology, settings, rates
+ *   sim_workload.c   writers and readers
+ *   sim_faults.c     crashes, power cuts, wipes, partitions, and the operator who clears up
+ *   sim_model.c      what was written: every block ever made, as a tree of histories
+ *   sim_check.c      the invariants
+ *
+ * Nodes are production code from the WAL up to the drivers (replication/node*.c); only libuv's transport is replaced.
+ */
+#ifndef DW_SIM_H
+#define DW_SIM_H
+
+#include "replication/node.h"
+#include "tests/sim/sim_disk.h"
+#include "tests/sim/sim_rand.h"
+
+#define SIM_NODES 5
+#define SIM_KEYS 48u
+#define SIM_DIR "/d"
+
+#define MS 1000000ull
+#define SEC 1000000000ull
+
+struct world;
+struct sim_node;
+struct rec;
+struct wreq;
+
+/* ---- what a seed draws ------------------------------------------------------------------------ */
+
+struct plan {
+  unsigned nodes; /* with the primary */
+  int upstream[SIM_NODES];
+  dw_options opt;
+  uint64_t run_ns;        /* faults and load go on so long */
+  uint64_t write_gap_ns;  /* between writes, on average */
+  uint64_t read_gap_ns;
+  uint32_t value_max, batch_max, burst;
+  uint32_t big_ppm;       /* values larger than a segment */
+  uint32_t default_pct;   /* writes that say nothing */
+  uint32_t delay_ns_max;  /* network */
+  uint32_t job_ns_max, step_ns_max, pause_pct;
+  uint64_t fault_gap_ns;  /* between events of sim_faults.c; 0: none */
+  bool crashes, power, wipes, partitions, cuts, disk_errors, full, rot, stalls, wall_jumps, failover;
+  struct disk_rates rates; /* while disk errors are on */
+};
+void plan_draw(struct world *);
+void plan_print(const struct world *);
+
+/* ---- the model -------------------------------------------------------------------------------- */
+
+/* A block that some primary made, behind its parent. Equal chain hash: equal history. */
+struct rec {
+  struct rec *parent, *child, *sibling, *hash_next, *all_next;
+  struct hash128 chain;
+  uint64_t bytes_hash;
+  dw_lsn first_lsn, last_lsn;
+  uint64_t epoch;
+  uint32_t depth, branch, commits, life; /* life: node_life of the primary that made it */
+  struct block_need need;
+  struct wreq **who; /* per commit */
+  uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
+  bool committed;
+  uint32_t state[SIM_KEYS]; /* value ids after it; 0: no such key */
+};
+
+enum wreq_state { WRITE_PENDING, WRITE_OK, WRITE_NOT_DONE, WRITE_DOUBT };
+struct sim_op {
+  uint8_t key;
+  uint32_t value; /* 0: delete */
+};
+struct wreq {
+  struct world *w;
+  struct wreq *next, *hash_next, *next_pending;
+  uint32_t id, life;
+  int node;
+  uint64_t body_hash, at_ns, at_mono;
+  dw_write_options wo;
+  struct sim_op op[8];
+  unsigned ops;
+  bool has_put;
+  bool lost; /* acknowledged, then lost by a primary that had not promised more */
+  enum wreq_state state;
+  dw_lsn lsn;
+  struct rec *rec;
+};
+
+struct sim_value {
+  uint32_t bytes, salt;
+};
+
+void model_init(struct world *);
+void model_free(struct world *);
+struct rec *model_find(const struct world *, const struct hash128 *chain);
+bool model_before(const struct world *, const struct rec *a, const struct rec *b); /* a is b or one of its ancestors */
+struct rec *model_common(const struct world *, struct rec *a, struct rec *b);
+uint32_t model_value_new(struct world *, uint32_t bytes);
+void model_value_bytes(const struct world *, uint32_t value, uint8_t *out);
+void model_request(struct world *, struct wreq *); /* hashes and remembers it */
+void model_mark(struct rec *, size_t offset_of_mask, int node); /* it and what is before it */
+/* Watchers of a node's log files, see sim_disk.h; ctx: struct sim_node. */
+void model_attempt(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
+void model_wrote(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
+void model_synced(void *ctx, struct inode *);
+void model_gone(void *ctx, struct inode *);
+
+/* ---- nodes ------------------------------------------------------------------------------------ */
+
+enum node_state { NODE_DOWN, NODE_OPENING, NODE_UP, NODE_CLOSING };
+
+struct sim_iter {
+  struct sim_iter *next;
+  dw_iter *it;
+  struct rec *at;
+};
+struct sim_strong {
+  struct sim_strong *next;
+  struct strong_wait wait;
+  uint64_t until_ns; /* true time */
+  struct rec *goal;  /* the primary's commit when it began */
+};
+
+struct sim_node {
+  struct world *w;
+  int idx;
+  struct sim_disk *disk;
+  enum node_state state;
+  dw_role role;
+  int upstream; /* -1: none */
+  char listen[16], primary[16];
+  dw_engine *e;
+  struct transport *t;
+  uint32_t life;      /* events of an earlier one are void */
+  unsigned on_stack;  /* its code is running below us */
+  bool in_engine, in_job, step_due, cutting; /* cutting: the crash under way is a power cut */
+  uint64_t step_at_ns;
+
+  int32_t rate_ppm;   /* of the monotonic clock */
+  uint64_t boot_ns, mono_base;
+  int64_t wall_off_ns;
+
+  /* ground truth, from the disk */
+  struct rec *tail, *durable;
+  struct inode *tail_inode;
+  bool damaged;       /* bytes have rotted since it was last made good */
+  uint64_t stall_ns;  /* its threads do not run until then */
+  uint32_t wipes;
+
+  /* as last seen */
+  struct rec *applied, *commit;
+  uint64_t semi_unacked; /* commits of this life without the acks that semi-sync asks for */
+  uint64_t refused_ns, failed_ns, down_ns;
+  unsigned open_failures;
+
+  struct sim_iter *iters;
+  struct sim_strong *strongs;
+};
+
+/* ---- the world -------------------------------------------------------------------------------- */
+
+struct event {
+  uint64_t at, seq;
+  void (*fn)(struct world *, struct sim_node *, void *arg);
+  struct sim_node *node; /* NULL: the world's */
+  uint32_t life;
+  void *arg;
+};
+
+struct sim_stats {
+  uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked, doubt,
+      not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
+};
+
+struct committed_at {
+  uint64_t at;
+  struct rec *rec;
+};
+
+struct link;
+
+struct world {
+  uint64_t seed, now, step;
+  struct plan plan;
+  struct rng r_plan, r_net, r_sched, r_work, r_fault;
+  struct event *heap;
+  size_t heap_n, heap_cap;
+  uint64_t seq;
+  struct sim_node node[SIM_NODES];
+  int primary;
+  bool healing;      /* no faults any more */
+  bool rot_reported; /* a node that is up has said that it met damage */
+  uint64_t heal_ns;
+  unsigned pause_depth;
+
+  /* network: byte streams */
+  struct link *links;
+  uint64_t blocked_until[SIM_NODES][SIM_NODES];
+  uint32_t next_port;
+
+  /* model */
+  struct rec **rec_hash, *recs, *genesis;
+  struct rec **branch_fork; /* per branch: where it leaves its parent branch */
+  uint32_t branches, branch_cap;
+  struct wreq **req_hash, *reqs, *pending;
+  uint32_t next_req;
+  struct sim_value *values;
+  uint32_t values_n, values_cap;
+  struct committed_at *history;
+  size_t history_n, history_cap;
+
+  bool trace, quiet;
+  uint64_t trace_hash;
+  struct sim_stats st;
+};
+
+extern const char *sim_label; /* printed before a violation: mutants */
+
+void world_run(struct world *, uint64_t seed, bool trace, struct sim_stats *sum);
+void world_at(struct world *, uint64_t at, struct sim_node *, void (*fn)(struct world *, struct sim_node *, void *),
+              void *arg);
+void world_trace(struct world *, const struct sim_node *, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* An invariant does not hold: says everything and ends the process. */
+_Noreturn void world_violation(struct world *, const struct sim_node *, const char *invariant, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+uint64_t node_mono(void *node);
+uint64_t node_wall(void *node);
+uint64_t node_true_after(const struct sim_node *, uint64_t mono_ns); /* true time at which its clock shows this */
+void node_start(struct world *, struct sim_node *);
+void node_stop_cleanly(struct world *, struct sim_node *);
+void node_kill(struct world *, struct sim_node *, bool power); /* torn down once nothing of it is on the stack */
+void node_reap(struct world *, struct sim_node *);
+void node_kick(struct world *, struct sim_node *); /* an engine step soon */
+bool node_up(const struct sim_node *);
+uint32_t node_life(const struct sim_node *); /* unique over all nodes */
+struct node *node_driver(const struct sim_node *);
+
+/* sim_transport.c */
+void net_init(struct world *);
+void net_free(struct world *);
+void net_node_died(struct sim_node *, bool silently); /* before its transport is destroyed */
+void net_unblocked(struct world *);
+bool net_cut_one(struct world *); /* some connection breaks at any byte */
+
+/* sim_workload.c */
+void workload_start(struct world *);
+void workload_node_gone(struct world *, struct sim_node *); /* iterators and strong reads end, pending writes are in doubt */
+void workload_poll(struct world *, struct sim_node *);
+bool workload_idle(const struct world *);
+
+/* sim_faults.c */
+void faults_start(struct world *);
+void faults_open_failed(struct world *, struct sim_node *, int rc, const char *why);
+void faults_operate(struct world *); /* the operator looks at all nodes */
+void faults_end(struct world *);
+
+/* sim_check.c */
+void check_opened(struct world *, struct sim_node *);
+void check_node(struct world *, struct sim_node *); /* after anything it did */
+void check_answer(struct world *, struct wreq *, int rc, dw_lsn lsn);
+void check_pending(struct world *);
+struct rec *check_applied(struct world *, struct sim_node *); /* the record that reads see */
+void check_iterator(struct world *, struct sim_node *, dw_iter *, const struct rec *at);
+bool check_converged(struct world *);
+void check_files(struct world *, struct sim_node *);
+
+#endif
