@@ -205,7 +205,9 @@ void *scrub_thread(void *arg) {
       pipeline_moved(e);
     }
     uint64_t now = mono_ns(e), at = scrub_next(&e->scrub.pace, &e->scrub.list);
-    if (at > now + IDLE_NS) at = now + IDLE_NS;
+    /* Without a log, or while it is being replaced, a step that is due can't be done: without a sleep an install would
+     * never get the mutex. */
+    if (at > now + IDLE_NS || e->installing || !e->wal) at = now + IDLE_NS;
     struct timespec ts = {(time_t)(at / 1000000000u), (long)(at % 1000000000u)};
     if (!e->closing && at > now) pthread_cond_clockwait(&e->scrub_cond, &e->mu, CLOCK_MONOTONIC, &ts);
   }
