@@ -248,7 +248,8 @@ static void check_opened(struct damage *d, struct wal *w, const struct wal_recov
   bool sound = rc == DW_NOT_FOUND;
   /* inspect saw the same log, unless recovery began anew or dropped what a trim had left. */
   if (seen == DW_OK && rec->which != WAL_REC_STORE_AHEAD) CHECK(same_pos(&before->last, &rec->end));
-  if (seen == DW_CORRUPT && !d->forged) CHECK(reach->lsn > 0);
+  /* What inspect calls corrupt, recovery accepts as a power cut's hole only, or below what the store holds. */
+  if (seen == DW_CORRUPT && !d->forged && rec->which != WAL_REC_TORN_POWER) CHECK(reach->lsn > 0);
   if (sound) check_boundaries(w, &st, reach->lsn);
   check_append(w, &rec->end);
   CHECK(wal_close(w) == DW_OK);
