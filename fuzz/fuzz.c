@@ -76,6 +76,8 @@ size_t repair_frame(uint8_t *p, size_t n) {
   if (len <= n - MSG_HEADER_BYTES) {
     if (type == MSG_BLOCKS && len > MSG_BLOCKS_PREFIX_BYTES)
       repair_blocks(body + MSG_BLOCKS_PREFIX_BYTES, len - MSG_BLOCKS_PREFIX_BYTES, NULL);
+    if (type == MSG_FETCHED && len > MSG_FETCHED_PREFIX_BYTES)
+      repair_blocks(body + MSG_FETCHED_PREFIX_BYTES, len - MSG_FETCHED_PREFIX_BYTES, NULL);
     if (type == MSG_CKPT_CHUNK && len > MSG_CHUNK_PREFIX_BYTES) {
       struct hash128 h = hash128(body + MSG_CHUNK_PREFIX_BYTES, len - MSG_CHUNK_PREFIX_BYTES);
       memcpy(body + 16, h.b, 16);

@@ -223,6 +223,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   CHECK(got == want);
   buf_free(&in);
+  if (cut)
+    (void)dw_delete(engine, NULL, "-", 1, NULL); /* writes of a connection that ended may be under way: let them pass */
   check_and_clear(size % 4 == 0);
   return 0;
 }

@@ -179,6 +179,23 @@ static void one_message(unsigned type, struct buf *b, const struct msg_sender *s
     add(b, "bytes of a file", 15);
     break;
   }
+  case MSG_FETCH:
+    rc = msg_put_fetch(b, s,
+                       &(struct msg_fetch){.version_min = 1,
+                                           .version_max = 1,
+                                           .max_bytes = 4096,
+                                           .cluster_id = id,
+                                           .node_id = 7,
+                                           .id = 1,
+                                           .from = pos,
+                                           .upto = 12});
+    break;
+  case MSG_FETCHED: {
+    uint8_t head[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES];
+    msg_fetched_head(s, &(struct msg_fetched){.version = 1, .id = 1, .cluster_id = id}, 0, head);
+    add(b, head, sizeof head);
+    break;
+  }
   case MSG_CKPT_FILE_END: rc = msg_put_ckpt_file_end(b, s, &(struct msg_ckpt_file_end){1, id}); break;
   case MSG_CKPT_DONE: rc = msg_put_ckpt_done(b, s, &id); break;
   case MSG_CKPT_ACK: rc = msg_put_ckpt_ack(b, s, &(struct msg_ckpt_ack){4096}); break;

@@ -23,6 +23,7 @@ static const struct row shipper_rows[] = {
     STEPS("bootstrap", "\001" HELLO("\001", "\001", "\001") DRAIN
           "\000\000\004\000\000" DRAIN "\000\000\005\270\013" DRAIN "\000\000\005\050\043" DRAIN
           "\000\000\006\000\000" DRAIN HELLO("\014", "\014", "\014") DRAIN),
+    STEPS("fetch", "\000\000\000\104\000\100\001\010" DRAIN "\004\000\020\000\000\104\001\100\004\010" DRAIN),
     STEPS("held", "\002" HELLO("\003", "\002", "\003") DRAIN "\010" DRAIN "\005\001\100\000\011" DRAIN),
     STEPS("silence", "\000" HELLO("\003", "\002", "\003") "\004\377\377\004\377\377"),
     STEPS("raw", "\000\000\000\050\310\000xxxxxxxxxxxxxxxxxxxxxxxx"),
@@ -53,6 +54,14 @@ static const struct row checkpoint_rows[] = {
     STEPS("wrong-hash", "\000\200\000\012\001\000\011\000\003\002\000\001\000\011\000\003\000\005"),
     STEPS("crashed", "\000\200\000\012\001\000\004\000\006\000\002\000\000\001\000\377\000\003\000\005"),
     STEPS("another", "\000\200\100\012\001\000\004\000\200\000\012\307"),
+};
+
+/* 0 boundary n: ask; 1 how n: an answer of n blocks; 3: take. */
+static const struct row fetcher_rows[] = {
+    STEPS("answered", "\001\000\000\017\001\000\003\003\000\003\005\001\000\000\003"),
+    STEPS("elsewhere", "\000\000\002\010\001\020\001\005"),
+    STEPS("forged", "\000\000\002\010\001\040\002\220\000\007\003"),
+    STEPS("pieces", "\000\000\001\010\001\004\002\005\003\314"),
 };
 
 /* With a STATE that an earlier transfer left. */
@@ -86,5 +95,6 @@ void seeds_talk(void) {
   checkpoint_state();
   rows("checkpoint", checkpoint_rows, sizeof checkpoint_rows / sizeof *checkpoint_rows);
   rows("shipper", shipper_rows, sizeof shipper_rows / sizeof *shipper_rows);
+  rows("fetcher", fetcher_rows, sizeof fetcher_rows / sizeof *fetcher_rows);
   rows("receiver", receiver_rows, sizeof receiver_rows / sizeof *receiver_rows);
 }

@@ -127,9 +127,10 @@ static void wipe(const char *path, uint64_t off, size_t n) {
 /* ---- the store is ahead ------------------------------------------------------------------------ */
 
 START_TEST(a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens) {
-  for (unsigned nth = 1; nth <= 4; nth++) {
-    for (int op = 0; op < 2; op++) {
-      enum fault_op what = op ? FAULT_SYNC_DIR : FAULT_UNLINK;
+  static const enum fault_op ops[] = {FAULT_UNLINK, FAULT_SYNC_DIR, FAULT_RENAME, FAULT_PWRITEV};
+  for (unsigned nth = 1; nth <= 6; nth++) {
+    for (size_t op = 0; op < sizeof ops / sizeof *ops; op++) {
+      enum fault_op what = ops[op];
       options.must_reach = options.base;
       fault_env_boot(faults, 1);
       open_wal();
@@ -142,7 +143,7 @@ START_TEST(a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens) {
       options.must_reach = end;
       fault_env_fail(faults, what, nth, DW_IO, true); /* from here on the process is as good as dead */
       int rc = try_open();
-      if (rc == DW_OK) ck_assert_int_eq(wal_close(w), DW_OK);
+      if (rc == DW_OK) (void)wal_close(w); /* may be what meets the fault */
       fault_env_fail(faults, what, 0, DW_OK, false);
       open_wal();
       ck_assert_uint_eq(rec.end.lsn, 300);
