@@ -17,7 +17,7 @@
 #include "tests/support/fault_calls.h"
 #include "wal/base/status.h"
 
-static char dir[256];
+static char root[200], dir[256];
 static dw_options options;
 static struct engine_config config;
 static dw_engine *e;
@@ -55,7 +55,7 @@ static void value_of(const struct written *x, char *out) {
 /* ---- judging ---------------------------------------------------------------------------------- */
 
 static void judge(const char *call, int rc) {
-  fault_judge(call, rc, dir);
+  fault_judge(call, rc, root);
 }
 
 static enum promise outcome(const char *call, int rc, dw_lsn lsn) {
@@ -311,7 +311,8 @@ static void one_life(struct fault_walk *w) {
 /* ---- the walks ------------------------------------------------------------------------------------ */
 
 static void setup(void) {
-  fault_dir(dir, sizeof dir);
+  fault_dir(root, sizeof root);
+  snprintf(dir, sizeof dir, "%s/primary", root);
   dw_options_init(&options);
   options.segment_bytes = 65536;
   options.memtable_bytes = 1u << 20;
@@ -321,7 +322,7 @@ static void setup(void) {
 }
 
 static void teardown(void) {
-  env_remove_tree(env_posix(), dir);
+  env_remove_tree(env_posix(), root);
 }
 
 static const struct {
