@@ -71,7 +71,8 @@ static bool may_have_stopped(void) {
   if (config.store == store_mem())
     return true; /* for it a failed flush is final, as one of RocksDB's in the background */
   if (walk->err == ENOMEM || walk->groups == FAULT_STORE) return false;
-  return walk->err != ENOSPC || strcmp(faults_name(), "fdatasync") == 0 || strcmp(faults_name(), "fsync") == 0;
+  return walk->err != ENOSPC || strcmp(faults_name(), "fdatasync") == 0 || strcmp(faults_name(), "fsync") == 0 ||
+         strcmp(faults_name(), "open") == 0 /* of the folder, to sync it behind a rename */;
 }
 
 /* ---- the life ----------------------------------------------------------------------------------- */
@@ -267,7 +268,7 @@ static void first_opening(void) {
 static void second_opening(void) {
   if (!open_engine()) return;
   follower_acks(); /* the sync write is pending again */
-  steps(3);
+  steps(6);        /* enough for a second attempt at applying it */
   iterate();
   for (unsigned i = 0; i < written_count; i++) read_one(&written[i]);
   put(30, DW_DURABILITY_DISK, DW_ASYNC);
