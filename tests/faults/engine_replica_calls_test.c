@@ -107,7 +107,7 @@ static void make_source(void) {
 static dw_lsn promised; /* acknowledged as durable */
 
 static void judge(const char *call, int rc) {
-  fault_judge(call, rc, dir);
+  fault_judge(call, rc, root);
 }
 
 static bool over(void) {

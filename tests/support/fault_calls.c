@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <rocksdb/c.h>
@@ -18,6 +19,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -312,13 +314,34 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *ts) {
   return rc;
 }
 
+/* Deadlines by the moved clock, as the kernel's tells them. */
+static struct timespec unmoved(const struct timespec *at) {
+  uint64_t ns = (uint64_t)at->tv_sec * 1000000000u + (uint64_t)at->tv_nsec, by = atomic_load(&advanced_ns);
+  ns = ns > by ? ns - by : 0;
+  return (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+}
+
 int __real_pthread_cond_clockwait(pthread_cond_t *c, pthread_mutex_t *m, clockid_t id, const struct timespec *at);
 int __wrap_pthread_cond_clockwait(pthread_cond_t *c, pthread_mutex_t *m, clockid_t id, const struct timespec *at);
 int __wrap_pthread_cond_clockwait(pthread_cond_t *c, pthread_mutex_t *m, clockid_t id, const struct timespec *at) {
-  uint64_t ns = (uint64_t)at->tv_sec * 1000000000u + (uint64_t)at->tv_nsec, by = atomic_load(&advanced_ns);
-  ns = ns > by ? ns - by : 0;
-  struct timespec really = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+  struct timespec really = unmoved(at);
   return __real_pthread_cond_clockwait(c, m, id, &really);
+}
+
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, ...);
+long __wrap_syscall(long number, ...) {
+  va_list ap;
+  long a[6];
+  va_start(ap, number);
+  for (int i = 0; i < 6; i++) a[i] = va_arg(ap, long); /* as many as the kernel takes, whatever was passed */
+  va_end(ap);
+  struct timespec really;
+  if (number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET && a[3]) {
+    really = unmoved((const struct timespec *)a[3]);
+    a[3] = (long)&really;
+  }
+  return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 /* RocksDB's texts begin with the kind and name a file. Freed by rocksdb_free, which is free. */
