@@ -438,25 +438,19 @@ static void report(struct wal *w, const struct segment *s, const struct wal_reco
   }
 }
 
-/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The old segments go
- * first, newest first: a crash on the way leaves a shorter log that is behind the store, or none at all. */
+/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The new segment comes first, so
+ * that there is a log at every moment; a number is left out before it, so that what is still there of the old ones is a row
+ * of its own, which the next open removes as it removes half a trim. */
 static int restart_at_store(struct wal *w, struct wal_recovery *rec) {
-  uint64_t seq = last_segment(w)->h.seq + 1;
   wal_say(
       w, LOG_LEVEL_WARN,
       "log recovery, case E: power cut: the store holds LSN %llu, the log ends at LSN %llu: the log starts anew there, "
       "followers that are behind need a checkpoint",
       (unsigned long long)w->opt.must_reach.lsn, (unsigned long long)rec->end.lsn);
-  while (w->count) {
-    struct segment *s = last_segment(w);
-    int rc = w->env->ops->unlink(w->env, s->path);
-    if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
-    if (rc) return rc;
-    w->count--;
-    segment_free(w, s);
-  }
+  int rc = start_fresh(w, &w->opt.must_reach, last_segment(w)->h.seq + 2);
+  if (rc == DW_OK) rc = drop_segments(w, w->count - 1);
   rec->which = WAL_REC_STORE_AHEAD;
-  return start_fresh(w, &w->opt.must_reach, seq);
+  return rc;
 }
 
 /* Walks segments [first, count) and decides about the end. */

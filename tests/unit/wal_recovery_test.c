@@ -127,9 +127,10 @@ static void wipe(const char *path, uint64_t off, size_t n) {
 /* ---- the store is ahead ------------------------------------------------------------------------ */
 
 START_TEST(a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens) {
-  for (unsigned nth = 1; nth <= 4; nth++) {
-    for (int op = 0; op < 2; op++) {
-      enum fault_op what = op ? FAULT_SYNC_DIR : FAULT_UNLINK;
+  static const enum fault_op ops[] = {FAULT_UNLINK, FAULT_SYNC_DIR, FAULT_OPEN, FAULT_RENAME};
+  for (unsigned nth = 1; nth <= 12; nth++) { /* beyond the last segment */
+    for (int op = 0; op < 4; op++) {
+      enum fault_op what = ops[op];
       options.must_reach = options.base;
       fault_env_boot(faults, 1);
       open_wal();
