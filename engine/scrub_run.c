@@ -205,7 +205,8 @@ void *scrub_thread(void *arg) {
       pipeline_moved(e);
     }
     uint64_t now = mono_ns(e), at = scrub_next(&e->scrub.pace, &e->scrub.list);
-    if (at > now + IDLE_NS) at = now + IDLE_NS;
+    /* Without a log, or while another one moves in, nothing that is due gets done: wait, and let others have mu. */
+    if (at > now + IDLE_NS || !e->wal || e->installing) at = now + IDLE_NS;
     struct timespec ts = {(time_t)(at / 1000000000u), (long)(at % 1000000000u)};
     if (!e->closing && at > now) pthread_cond_clockwait(&e->scrub_cond, &e->mu, CLOCK_MONOTONIC, &ts);
   }
