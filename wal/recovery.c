@@ -438,9 +438,9 @@ static void report(struct wal *w, const struct segment *s, const struct wal_reco
   }
 }
 
-/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The new segment comes first, so
- * that there is a log at every moment; a number is left out before it, so that what is still there of the old ones is a row
- * of its own, which the next open removes as it removes half a trim. */
+/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The new segment comes
+ * first, so that there is a log at every moment; a number is left out before it, so that what is still there of the old
+ * ones is a row of its own, which the next open removes as it removes half a trim. */
 static int restart_at_store(struct wal *w, struct wal_recovery *rec) {
   wal_say(
       w, LOG_LEVEL_WARN,
@@ -513,8 +513,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
                    (unsigned long long)reach->lsn);
   }
   bool nothing_yet = reach->lsn == 0 && hash128_zero(&reach->chain); /* a new store's marker */
-  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn &&
-      !hash128_eq(&reach->chain, &w->opt.base.chain))
+  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn && !hash128_eq(&reach->chain, &w->opt.base.chain))
     return other_history(w);
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;
