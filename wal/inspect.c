@@ -38,6 +38,7 @@ struct inspection {
   const struct wal_inspect *how;
   struct wal_inspect_report *rep;
   bool stop;
+  bool trimmed; /* the segment before was, while we read it: this one need not follow */
 };
 
 static void problem(struct inspection *in, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -133,7 +134,11 @@ static int walk_frames(struct inspection *in, struct frame_scan *s, const struct
     if (kind == FRAME_BLOCK) rc = show_block(in, s);
     return rc ? rc : walk_frames(in, s, here);
   }
-  if (rc == DW_OK && after.first_lsn != s->pos.lsn + 1)
+  if (rc || after.first_lsn == s->pos.lsn + 1) return rc;
+  bool still_there = true; /* else trimmed meanwhile, with what followed, and perhaps in use anew */
+  rc = in->env->ops->exists(in->env, s->path, &still_there);
+  in->trimmed = rc == DW_OK && !still_there;
+  if (rc == DW_OK && still_there)
     problem(in, "%s: offset %llu, LSN %llu: corrupt: %s; the next segment starts at LSN %llu", s->path,
             (unsigned long long)end, (unsigned long long)s->pos.lsn + 1, why, (unsigned long long)after.first_lsn);
   return rc;
@@ -168,13 +173,15 @@ static int inspect_segment(struct inspection *in, const struct next_segment *her
   if (rc) goto out;
   s.pos = segment_start(&h);
   s.salt = h.salt;
-  if (first)
-    in->rep->first = in->rep->last = s.pos;
+  if (first) in->rep->first = s.pos;
+  if (first || in->trimmed)
+    in->rep->last = s.pos;
   else if (s.pos.lsn != in->rep->last.lsn || s.pos.epoch != in->rep->last.epoch ||
            !hash128_eq(&s.pos.chain, &in->rep->last.chain))
     problem(in, "%s: starts behind LSN %llu, epoch %llu, the segment before ends at LSN %llu, epoch %llu", path,
             (unsigned long long)s.pos.lsn, (unsigned long long)s.pos.epoch, (unsigned long long)in->rep->last.lsn,
             (unsigned long long)in->rep->last.epoch);
+  in->trimmed = false;
   in->rep->segments++;
   if (in->how->on_segment) in->stop = in->how->on_segment(in->how->arg, path, &h) != 0;
   if (!in->stop && !in->rep->problem[0]) rc = walk_frames(in, &s, here);

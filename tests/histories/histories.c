@@ -314,7 +314,10 @@ static void disturb(uint64_t *rnd) {
   }
   }
   poll(NULL, 0, ms);
-  for (int i = 1; i < NODES; i++) proxy_mode(proxies[i], PROXY_PASS);
+  for (int i = 1; i < NODES; i++) {
+    proxy_cut_after(proxies[i], UINT64_MAX); /* not any more */
+    proxy_mode(proxies[i], PROXY_PASS);
+  }
 }
 
 /* ---- a round ---------------------------------------------------------------------------------------- */

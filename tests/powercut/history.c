@@ -96,8 +96,12 @@ static void take_frames(struct history *h, const uint8_t *p, size_t n) {
     struct wal_block *b;
     if (get_u32(p) != WAL_BLOCK_MAGIC || block_header_decode(p, &head) || block_total_bytes(&head) > n) return;
     size_t total = block_total_bytes(&head);
+    struct wal_pos end = {block_last_lsn(&head), head.epoch, head.chain};
     ck_assert_int_eq(wal_block_parse(p, total, &b), DW_OK);
-    add_block(h, b);
+    if (history_has(h, &end)) /* written again, where a file was copied or repaired */
+      wal_block_unref(b);
+    else
+      add_block(h, b);
     p += total;
     n -= total;
   }

@@ -308,7 +308,7 @@ static bool cut_recovery(const struct trial *first, int node, const char *path, 
     if (good) env_remove_tree(env_posix(), again);
   }
   recording_free(r);
-  unlink(record);
+  if (good) unlink(record);
   return good;
 }
 

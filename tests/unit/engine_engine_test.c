@@ -492,6 +492,40 @@ START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) 
 }
 END_TEST
 
+START_TEST(a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster);
+  struct engine_positions p = {0};
+  char path[300], incoming[400], store[420], name[20];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem(), .threads = true};
+  for (int i = 0; i < 10; i++) {
+    dw_engine *from;
+    snprintf(path, sizeof path, "%s/from%d", dir, i);
+    ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+    ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+    pos = wal_genesis(&cluster);
+    replica_append(&pos, 3, NULL, 0);
+    replica_append(&pos, 3, "\0\1\5\1\2\1k\0", 8);
+    engine_replica_commit(e, 1);
+    for (p.applied.lsn = 0; p.applied.lsn < 1;) engine_positions(e, &p);
+    snprintf(name, sizeof name, "c%d", i);
+    ck_assert_int_eq(engine_checkpoint_create(e, name, &copy), DW_OK);
+    from = e;
+    snprintf(path, sizeof path, "%s/to%d", dir, i);
+    ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+    ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+    snprintf(store, sizeof store, "%s/store", incoming);
+    ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+    ck_assert_msg(engine_install(e, &cluster, &copy.pos) == DW_OK, "%s", dw_last_error());
+    expect("k", "");
+    close_engine();
+    ck_assert_int_eq(engine_close(from), DW_OK);
+  }
+}
+END_TEST
+
 START_TEST(a_node_file_with_reserved_bytes_set_is_not_valid) {
   struct node_file n = {.incarnation = {{1}}, .node_id = 2, .generation = 1}, again;
   uint8_t bytes[NODE_FILE_BYTES];
@@ -672,6 +706,7 @@ int main(void) {
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
+  tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
   tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);

@@ -127,8 +127,8 @@ static void wipe(const char *path, uint64_t off, size_t n) {
 /* ---- the store is ahead ------------------------------------------------------------------------ */
 
 START_TEST(a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens) {
-  static const enum fault_op ops[] = {FAULT_UNLINK, FAULT_SYNC_DIR, FAULT_RENAME, FAULT_PWRITEV};
-  for (unsigned nth = 1; nth <= 6; nth++) {
+  static const enum fault_op ops[] = {FAULT_UNLINK, FAULT_SYNC_DIR, FAULT_OPEN, FAULT_RENAME, FAULT_PWRITEV};
+  for (unsigned nth = 1; nth <= 12; nth++) { /* beyond the last segment */
     for (size_t op = 0; op < sizeof ops / sizeof *ops; op++) {
       enum fault_op what = ops[op];
       options.must_reach = options.base;
@@ -186,6 +186,26 @@ START_TEST(a_store_that_is_ahead_by_an_epoch_record_alone_is_ahead_not_diverged)
   open_wal();
   ck_assert_int_eq(rec.which, WAL_REC_STORE_AHEAD);
   ck_assert(hash128_eq(&rec.end.chain, &options.must_reach.chain));
+}
+END_TEST
+
+static int trim_at_the_first_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
+  bool *done = arg;
+  (void)path, (void)off, (void)b;
+  if (!*done) ck_assert_int_eq(wal_trim(w, 300, NULL), DW_OK);
+  *done = true;
+  return 0;
+}
+
+START_TEST(a_log_that_is_trimmed_while_it_is_looked_at_is_not_called_corrupt) {
+  bool done = false;
+  struct wal_inspect how = {.on_block = trim_at_the_first_block, .arg = &done};
+  struct wal_inspect_report rep;
+  open_wal();
+  append_many(300, 700); /* several segments */
+  ck_assert_msg(wal_inspect(env_posix(), dir, &how, &rep) == DW_OK, "%s", rep.problem);
+  ck_assert(done);
+  ck_assert_uint_eq(rep.last.lsn, 300);
 }
 END_TEST
 
@@ -464,6 +484,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens);
   tcase_add_test(t, a_store_that_is_ahead_by_an_epoch_record_alone_is_ahead_not_diverged);
+  tcase_add_test(t, a_log_that_is_trimmed_while_it_is_looked_at_is_not_called_corrupt);
   tcase_add_test(t, a_new_segment_whose_name_may_or_may_not_be_durable_stops_the_log);
   tcase_add_test(t, a_truncation_that_fails_halfway_stops_the_log);
   tcase_add_test(t, a_sync_beside_one_that_fails_does_not_claim_durability);
