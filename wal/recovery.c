@@ -438,25 +438,21 @@ static void report(struct wal *w, const struct segment *s, const struct wal_reco
   }
 }
 
-/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The old segments go
- * first, newest first: a crash on the way leaves a shorter log that is behind the store, or none at all. */
+/* Case E: nothing of the log is of use any more: what it lacks stands between it and the store. The new segment comes
+ * first, with a gap in the numbers before it, so that at any moment of a crash either the old row is there or the new
+ * segment is the log and the rest is what load_segments drops. Were the old ones dropped first, a crash could leave a
+ * store without a log, which is refused. */
 static int restart_at_store(struct wal *w, struct wal_recovery *rec) {
-  uint64_t seq = last_segment(w)->h.seq + 1;
+  uint64_t seq = last_segment(w)->h.seq + 2;
   wal_say(
       w, LOG_LEVEL_WARN,
       "log recovery, case E: power cut: the store holds LSN %llu, the log ends at LSN %llu: the log starts anew there, "
       "followers that are behind need a checkpoint",
       (unsigned long long)w->opt.must_reach.lsn, (unsigned long long)rec->end.lsn);
-  while (w->count) {
-    struct segment *s = last_segment(w);
-    int rc = w->env->ops->unlink(w->env, s->path);
-    if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
-    if (rc) return rc;
-    w->count--;
-    segment_free(w, s);
-  }
+  int rc = start_fresh(w, &w->opt.must_reach, seq);
+  if (rc == DW_OK) rc = drop_segments(w, w->count - 1);
   rec->which = WAL_REC_STORE_AHEAD;
-  return start_fresh(w, &w->opt.must_reach, seq);
+  return rc;
 }
 
 /* Walks segments [first, count) and decides about the end. */
@@ -519,8 +515,7 @@ static int recover(struct wal *w, struct wal_recovery *rec) {
                    (unsigned long long)reach->lsn);
   }
   bool nothing_yet = reach->lsn == 0 && hash128_zero(&reach->chain); /* a new store's marker */
-  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn &&
-      !hash128_eq(&reach->chain, &w->opt.base.chain))
+  if (w->count == 0 && !nothing_yet && reach->lsn == w->opt.base.lsn && !hash128_eq(&reach->chain, &w->opt.base.chain))
     return other_history(w);
   if (w->count == 0) {
     rec->which = WAL_REC_EMPTY;
