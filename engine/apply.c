@@ -102,6 +102,14 @@ static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
     if (rc == DW_NOT_FOUND || (rc && b->n))
       return DW_OK; /* an error behind good blocks is met again by the next read */
     if (rc) return rc;
+    /* The cursor has verified it; that nothing is ever left out is worth a second look. */
+    const struct wal_pos *at = b->n ? &b->end : &e->applied;
+    if (block->h.first_lsn != at->lsn + 1 || !block_chain_ok(block->bytes, &at->chain)) {
+      rc = dw_fail(DW_CORRUPT, "block of LSN %llu does not continue what is applied, LSN %llu",
+                   (unsigned long long)block->h.first_lsn, (unsigned long long)at->lsn);
+      wal_block_unref(block);
+      return rc;
+    }
     rc = batch_add(b, block);
     if (rc) return rc;
   }

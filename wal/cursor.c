@@ -139,12 +139,13 @@ static int read_file(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
     if (rc) return rc;
   } while (kind == FRAME_MARK);
   if (kind == FRAME_NONE) return corrupt_here(c);
-  if (block_last_lsn(&c->scan.h) > limit) { /* stand before it again */
+  int rc = block_last_lsn(&c->scan.h) > limit ? dw_fail(DW_NOT_FOUND, "the next block is beyond the limit")
+                                              : wal_block_parse(c->scan.bytes, block_total_bytes(&c->scan.h), out);
+  if (rc) { /* stand before it again */
     c->scan.off = before.off;
     c->scan.pos = before.pos;
-    return dw_fail(DW_NOT_FOUND, "the next block is beyond the limit");
   }
-  return wal_block_parse(c->scan.bytes, block_total_bytes(&c->scan.h), out);
+  return rc;
 }
 
 static int next_once(struct wal_cursor *c, dw_lsn limit, struct wal_block **out) {
