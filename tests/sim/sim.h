@@ -137,6 +137,7 @@ struct sim_node {
   struct transport *t;
   uint32_t life;      /* events of an earlier one are void */
   unsigned on_stack;  /* its code is running below us */
+  bool in_sync; /* others run while it waits for its disk: of its own, only what does not wait for that, too */
   bool in_engine, in_job, step_due, cutting; /* cutting: the crash under way is a power cut */
   uint64_t step_at_ns;
 

@@ -287,7 +287,7 @@ static void turn_event(struct world *w, struct sim_node *n, void *arg) {
   struct transport *t = arg;
   if (t->turn_ns > w->now) return;
   t->turn_ns = UINT64_MAX;
-  if (t->in_turn || n->stall_ns > w->now) {
+  if (t->in_turn || (n->in_sync && n->role == DW_FOLLOWER) || n->stall_ns > w->now) {
     turn_at(t, n->stall_ns > w->now ? n->stall_ns : w->now + 20000);
     return;
   }
@@ -388,7 +388,7 @@ void transport_destroy(struct transport *t) {
 
 static void job_event(struct world *w, struct sim_node *n, void *arg) {
   struct job *j = arg;
-  if (n->in_engine || n->in_job) {
+  if (n->in_engine || n->in_job || n->in_sync) {
     world_at(w, w->now + 50000, n, job_event, j);
     return;
   }

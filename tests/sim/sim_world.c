@@ -151,8 +151,10 @@ static void in_fdatasync(void *ctx) {
   uint64_t end = w->now + rng_skewed(&w->r_sched, 20000, 20 * MS);
   w->pause_depth++;
   n->on_stack++;
+  n->in_sync = true;
   while (w->heap_n && w->heap[0].at <= end) run_one(w);
   if (w->now < end) w->now = end;
+  n->in_sync = false;
   n->on_stack--;
   w->pause_depth--;
 }
@@ -189,7 +191,7 @@ static void engine_event(struct world *w, struct sim_node *n, void *arg) {
   (void)arg;
   if (!n->step_due || n->step_at_ns > w->now) return; /* a later one is planned */
   n->step_due = false;
-  if (n->in_engine || n->in_job || n->stall_ns > w->now) {
+  if (n->in_engine || n->in_job || n->in_sync || n->stall_ns > w->now) {
     step_at(w, n, n->stall_ns > w->now ? n->stall_ns : w->now + 30000);
     return;
   }
