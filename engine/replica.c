@@ -200,7 +200,14 @@ int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
   pthread_mutex_lock(&e->mu);
   e->node = node;
   pthread_mutex_unlock(&e->mu);
-  return adopt_log(e);
+  rc = adopt_log(e);
+  if (rc == DW_OK) return DW_OK;
+  /* No space, maybe. Without a log it would introduce itself with a position that is none, and be refused as diverged.
+   */
+  pthread_mutex_lock(&e->mu);
+  memset(&e->node.cluster_id, 0, sizeof e->node.cluster_id);
+  pthread_mutex_unlock(&e->mu);
+  return rc;
 }
 
 /* ---- bootstrap ------------------------------------------------------------------------------- */
