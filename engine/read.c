@@ -59,7 +59,7 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
     uint64_t now = mono_ns(e);
     uint64_t staleness = goal->staleness_ns == UINT64_MAX ? 0 : staleness_now(e, now);
     if (e->applied.lsn >= goal->lsn && staleness <= goal->staleness_ns) break;
-    if (now >= deadline || e->stopping) {
+    if (now >= deadline || e->stopping || !e->threads) { /* without threads nothing moves while we wait */
       rc = stale(e, goal, staleness);
       break;
     }

@@ -346,6 +346,7 @@ static void walk_write(struct sim_node *n, struct inode *i, uint64_t off, const 
   f->end = off;
   if (!append || !blocks || n->state != NODE_UP) return;
   struct rec *tail = file_tail(f);
+  if (n->tail && tail != n->tail && model_before(n->w, tail, n->tail)) return; /* what it has already, written again */
   if (tail != n->tail && n->tail && !model_before(n->w, n->tail, tail))
     world_violation(n->w, n, "append", "LSN %llu is written behind LSN %llu, the log ended at LSN %llu",
                     (unsigned long long)tail->last_lsn, (unsigned long long)f->base->last_lsn,
