@@ -278,7 +278,7 @@ int wal_open(const char *dir, const struct wal_options *opt, struct wal_recovery
   w->next_spare = 1;
   w->dir = strdup(dir);
   if (!w->env->ops->boot_id(w->env, w->boot_id)) memset(w->boot_id, 0, 16);
-  int rc = w->dir ? env_make_dir(w->env, dir) : dw_fail_nomem(strlen(dir));
+  int rc = w->dir ? w->env->ops->mkdir(w->env, dir) : dw_fail_nomem(strlen(dir));
   memset(rec, 0, sizeof *rec);
   if (rc == DW_OK) rc = wal_recover(w, rec);
   if (rc == DW_OK) {

@@ -79,7 +79,8 @@ struct wal_recovery {
   uint64_t scanned_bytes, blocks, segments;
 };
 
-/* Opens or makes the log in `dir`, recovers, makes what is kept durable (fdatasync) before it returns.
+/* Opens or makes the log in `dir` (whose own name in its parent the caller syncs), recovers, makes what is kept durable
+ * (fdatasync) before it returns.
  * Errors: DW_CORRUPT with file, offset, LSN (nothing was changed), DW_UNSUPPORTED, DW_DIVERGED (the
  * cluster id differs, or must_reach is inside the log but its chain hash differs), DW_IO, DW_NO_SPACE. */
 int wal_open(const char *dir, const struct wal_options *, struct wal_recovery *, struct wal **);

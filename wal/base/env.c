@@ -77,11 +77,6 @@ int env_sync_parent(struct env *env, const char *path) {
   return rc;
 }
 
-int env_make_dir(struct env *env, const char *path) {
-  int rc = env->ops->mkdir(env, path);
-  return rc ? rc : env_sync_parent(env, path);
-}
-
 /* The first entry of a directory, so that a tree can be removed without holding a listing. */
 struct first_entry {
   bool found, is_dir;

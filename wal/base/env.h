@@ -70,9 +70,7 @@ int env_pwrite(struct env *, struct env_file *, uint64_t off, const void *buf, s
 int env_read_file(struct env *, const char *path, size_t max, uint8_t **buf, size_t *n); /* caller frees */
 /* Replaces `path` atomically and durably: temporary file, sync, rename, sync of the directory. */
 int env_write_file_atomic(struct env *, const char *dir, const char *name, const void *buf, size_t n);
-/* Makes a directory (fine if it is there) whose name outlives a power cut: syncs the directory above it, too. */
-int env_make_dir(struct env *, const char *path);
-int env_sync_parent(struct env *, const char *path);
+int env_sync_parent(struct env *, const char *path); /* so that the name of `path` outlives a power cut */
 int env_remove_tree(struct env *, const char *path); /* DW_OK if it is not there */
 
 #endif
