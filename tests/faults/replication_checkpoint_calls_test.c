@@ -96,7 +96,7 @@ static bool receive(struct ckpt_out *out, const struct ckpt_manifest *m) {
   for (int i = 0; i < 3; i++) {
     if (i == 2) ckpt_in_close(in), in = NULL; /* and once by a process that has restarted */
     fault_forget_message();
-    if (!in) rc = judged("ckpt_in_open", ckpt_in_open(env_posix(), incoming, &in));
+    rc = in ? DW_OK : judged("ckpt_in_open", ckpt_in_open(env_posix(), incoming, &in));
     if (rc) {
       in = NULL;
       continue;
