@@ -136,9 +136,9 @@ static struct wal_segment_info *list_segments(dw_engine *e, size_t *n) {
   }
 }
 
-/* Up to where the log is not needed for replay. An epoch record shares its LSN with the commit before it: as long as the
- * store may have persisted that commit and not the record, the segment that ends with the record must stay, or the log
- * would begin behind the store's boundary. */
+/* Up to where the log is not needed for replay. An epoch record shares its LSN with the commit before it: as long as
+ * the store may have persisted that commit and not the record, the segment that ends with the record must stay, or the
+ * log would begin behind the store's boundary. */
 static dw_lsn not_needed(dw_engine *e, const struct wal_pos *persisted) {
   pthread_mutex_lock(&e->mu);
   bool record_behind = persisted->epoch < e->epoch;

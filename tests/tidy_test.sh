@@ -40,6 +40,11 @@ hits=$(grep -nE '\b(TODO|FIXME|XXX|not implemented)\b' -r engine wal replication
 hits=$(grep -nE '\babort\(' engine/*.c wal/*.c wal/base/*.c replication/*.c replication/cmd/*.c)
 [ -z "$hits" ] || complain "abort():"$'\n'"$hits"
 
+# One format, by .clang-format.
+if command -v clang-format >/dev/null && [ -d .git ] && ! out=$(./dw fmt --check 2>&1); then
+  complain "not formatted (./dw fmt):"$'\n'"$(grep -m5 'error:' <<<"$out")"
+fi
+
 # Documents that the code refers to exist.
 # shellcheck disable=SC2013
 for doc in $(grep -ohE 'docs/[a-z0-9-]+\.md' -r README.md docs engine wal replication | sort -u); do

@@ -1,7 +1,7 @@
 /* Each mode's promise, with real daemons, real sockets and kill -9.
  *
- * Writers record which keys were answered OK; then processes die at random moments, and what was promised is looked for: in the
- * followers' logs, in their reads, and at last everywhere.
+ * Writers record which keys were answered OK; then processes die at random moments, and what was promised is looked
+ * for: in the followers' logs, in their reads, and at last everywhere.
  */
 #include "tests/support/check_main.h"
 
@@ -61,13 +61,13 @@ static double now_s(void) {
 }
 
 /* Polls a condition until it holds. */
-#define AWAIT(what, condition)                                                              \
-  do {                                                                                      \
-    double deadline_ = now_s() + 60;                                                        \
-    while (!(condition)) {                                                                  \
-      ck_assert_msg(now_s() < deadline_, "waited in vain for: %s", what);                   \
-      poll(NULL, 0, 5);                                                                     \
-    }                                                                                       \
+#define AWAIT(what, condition)                                                                                         \
+  do {                                                                                                                 \
+    double deadline_ = now_s() + 60;                                                                                   \
+    while (!(condition)) {                                                                                             \
+      ck_assert_msg(now_s() < deadline_, "waited in vain for: %s", what);                                              \
+      poll(NULL, 0, 5);                                                                                                \
+    }                                                                                                                  \
   } while (0)
 
 static bool streaming(int n) {
@@ -79,7 +79,8 @@ static bool streaming(int n) {
 
 static bool caught_up(const struct daemon_proc *d) {
   long long lsn = status_number(primary.resp_port, "written_lsn");
-  return lsn >= 0 && status_number(primary.resp_port, "commit_lsn") == lsn && status_number(d->resp_port, "applied_lsn") == lsn;
+  return lsn >= 0 && status_number(primary.resp_port, "commit_lsn") == lsn &&
+         status_number(d->resp_port, "applied_lsn") == lsn;
 }
 
 /* ---- writers ------------------------------------------------------------------------------------- */
@@ -292,7 +293,8 @@ START_TEST(an_unacknowledged_sync_write_is_in_doubt_and_seen_on_no_node_until_it
   ck_assert(resp_ask(fd, reply, sizeof reply, "GET doubtful"));
   ck_assert_str_eq(reply, "yes");
   close(fd);
-  AWAIT("follower to show it", (resp_once(follower[0].resp_port, reply, sizeof reply, "GET doubtful"), strcmp(reply, "yes") == 0));
+  AWAIT("follower to show it",
+        (resp_once(follower[0].resp_port, reply, sizeof reply, "GET doubtful"), strcmp(reply, "yes") == 0));
 }
 END_TEST
 

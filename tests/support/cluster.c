@@ -239,7 +239,9 @@ static void give_up(struct cluster_node *n, const char *what) {
     fprintf(stderr, "--- node %d\n%s", i, o->log + at);
     if (!o->e) continue;
     node_status(o, &s);
-    fprintf(stderr, "    written %llu durable %llu commit %llu applied %llu persisted %llu oldest %llu primary_state %d followers %u error '%s'\n",
+    fprintf(stderr,
+            "    written %llu durable %llu commit %llu applied %llu persisted %llu oldest %llu primary_state %d "
+            "followers %u error '%s'\n",
             (unsigned long long)s.written_lsn, (unsigned long long)s.durable_lsn, (unsigned long long)s.commit_lsn,
             (unsigned long long)s.applied_lsn, (unsigned long long)s.persisted_lsn, (unsigned long long)s.oldest_lsn,
             (int)s.primary_state, s.follower_count, s.error);

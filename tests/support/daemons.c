@@ -78,7 +78,8 @@ void daemon_add_env(struct daemon_proc *d, const char *fmt, ...) {
   va_end(ap);
 }
 
-/* The daemon's own with ours behind it: the first of a name counts. Made before fork: the child of a process with threads may not allocate. */
+/* The daemon's own with ours behind it: the first of a name counts. Made before fork: the child of a process with
+ * threads may not allocate. */
 static char **make_environment(struct daemon_proc *d) {
   int n = 0;
   while (environ[n]) n++;
@@ -167,7 +168,8 @@ int daemon_stop(struct daemon_proc *d) {
 
 int resp_connect(int port) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in a = {
+      .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   struct timeval tv = {60, 0};
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);

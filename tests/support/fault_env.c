@@ -30,7 +30,9 @@ struct env_file {
   char *path;
 };
 
-static struct fault_env *of(struct env *env) { return (struct fault_env *)env; }
+static struct fault_env *of(struct env *env) {
+  return (struct fault_env *)env;
+}
 
 static int check(struct fault_env *f, enum fault_op op, const char *path) {
   static const char *const names[] = {"open",     "pread",  "pwritev", "fdatasync", "allocate",
@@ -67,7 +69,8 @@ static void f_close(struct env_file *x) {
 }
 static int f_pread(struct env_file *x, uint64_t off, void *buf, size_t n, size_t *got) {
   int rc = check(x->f, FAULT_PREAD, x->path);
-  if (rc == DW_OK && x->f->bad_path && strstr(x->path, x->f->bad_path) && off < x->f->bad_to && off + n > x->f->bad_from)
+  if (rc == DW_OK && x->f->bad_path && strstr(x->path, x->f->bad_path) && off < x->f->bad_to &&
+      off + n > x->f->bad_from)
     rc = dw_fail(DW_IO, "pread %s: bad sector", x->path);
   return rc ? rc : x->f->base->ops->pread(x->base, off, buf, n, got);
 }
@@ -89,7 +92,9 @@ static int f_fdatasync(struct env_file *x) {
   int rc = check(x->f, FAULT_FDATASYNC, x->path);
   return rc ? rc : x->f->base->ops->fdatasync(x->base);
 }
-static int f_size(struct env_file *x, uint64_t *n) { return x->f->base->ops->size(x->base, n); }
+static int f_size(struct env_file *x, uint64_t *n) {
+  return x->f->base->ops->size(x->base, n);
+}
 static int f_truncate(struct env_file *x, uint64_t n) {
   int rc = check(x->f, FAULT_TRUNCATE, x->path);
   return rc ? rc : x->f->base->ops->truncate(x->base, n);
@@ -106,8 +111,12 @@ static int f_unlink(struct env *env, const char *path) {
   int rc = check(of(env), FAULT_UNLINK, path);
   return rc ? rc : of(env)->base->ops->unlink(of(env)->base, path);
 }
-static int f_mkdir(struct env *env, const char *path) { return of(env)->base->ops->mkdir(of(env)->base, path); }
-static int f_rmdir(struct env *env, const char *path) { return of(env)->base->ops->rmdir(of(env)->base, path); }
+static int f_mkdir(struct env *env, const char *path) {
+  return of(env)->base->ops->mkdir(of(env)->base, path);
+}
+static int f_rmdir(struct env *env, const char *path) {
+  return of(env)->base->ops->rmdir(of(env)->base, path);
+}
 static int f_sync_dir(struct env *env, const char *path) {
   int rc = check(of(env), FAULT_SYNC_DIR, path);
   return rc ? rc : of(env)->base->ops->sync_dir(of(env)->base, path);
@@ -128,9 +137,15 @@ static void f_unlock(struct env_file *x) {
   free(x->path);
   free(x);
 }
-static uint64_t f_mono(struct env *env) { return of(env)->base->ops->mono_ns(of(env)->base); }
-static uint64_t f_wall(struct env *env) { return of(env)->base->ops->wall_ns(of(env)->base); }
-static int f_random(struct env *env, void *buf, size_t n) { return of(env)->base->ops->random(of(env)->base, buf, n); }
+static uint64_t f_mono(struct env *env) {
+  return of(env)->base->ops->mono_ns(of(env)->base);
+}
+static uint64_t f_wall(struct env *env) {
+  return of(env)->base->ops->wall_ns(of(env)->base);
+}
+static int f_random(struct env *env, void *buf, size_t n) {
+  return of(env)->base->ops->random(of(env)->base, buf, n);
+}
 static bool f_boot(struct env *env, uint8_t id[16]) {
   if (!of(env)->own_boot) return of(env)->base->ops->boot_id(of(env)->base, id);
   memset(id, of(env)->boot, 16);
@@ -172,7 +187,9 @@ void fault_env_destroy(struct fault_env *f) {
   free(f);
 }
 
-struct env *fault_env_env(struct fault_env *f) { return &f->env; }
+struct env *fault_env_env(struct fault_env *f) {
+  return &f->env;
+}
 
 void fault_env_fail(struct fault_env *f, enum fault_op op, unsigned nth, int rc, bool sticky) {
   pthread_mutex_lock(&f->mu);
@@ -199,4 +216,6 @@ void fault_env_bad_sector(struct fault_env *f, const char *path, uint64_t from, 
   f->bad_to = to;
 }
 
-void fault_env_only(struct fault_env *f, const char *text) { f->only = text; }
+void fault_env_only(struct fault_env *f, const char *text) {
+  f->only = text;
+}

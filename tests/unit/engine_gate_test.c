@@ -7,8 +7,12 @@
 #define MS 1000000ull
 static struct commit_gate gate;
 
-static void setup(void) { gate_init(&gate, 0, 100 * MS); }
-static void teardown(void) { gate_free(&gate); }
+static void setup(void) {
+  gate_init(&gate, 0, 100 * MS);
+}
+static void teardown(void) {
+  gate_free(&gate);
+}
 
 static struct block_need need(int mode, int ack, int acks, int durability) {
   return (struct block_need){

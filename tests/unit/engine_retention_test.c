@@ -14,8 +14,13 @@ static void setup(void) {
                                             .last_lsn = i * 10 + 10,
                                             .bytes = 100,
                                             .last_append_mono_ns = (i + 1) * 1000};
-  in = (struct retention_in){
-      .segments = segments, .n = 6, .persisted = 60, .pinned = UINT64_MAX, .retain_bytes = 1000, .retain_ns = 100000, .now_ns = 7000};
+  in = (struct retention_in){.segments = segments,
+                             .n = 6,
+                             .persisted = 60,
+                             .pinned = UINT64_MAX,
+                             .retain_bytes = 1000,
+                             .retain_ns = 100000,
+                             .now_ns = 7000};
 }
 
 START_TEST(without_followers_everything_persisted_but_the_open_segment_may_go) {

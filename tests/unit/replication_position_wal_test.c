@@ -147,8 +147,8 @@ START_TEST(two_writers_of_one_epoch_meet_at_the_epoch_before) {
 }
 END_TEST
 
-/* An epoch record at the end of the last segment that was trimmed: the oldest boundary held has the follower's LSN, and is
- * behind it all the same. */
+/* An epoch record at the end of the last segment that was trimmed: the oldest boundary held has the follower's LSN, and
+ * is behind it all the same. */
 START_TEST(a_follower_that_lacks_a_trimmed_epoch_record_only_gets_a_checkpoint) {
   static uint8_t big[62000]; /* larger than a segment: it begins one */
   struct block_header like = {.need = sim_async, .commit_count = 1};

@@ -8,11 +8,8 @@
 static struct wal_block *a_block(size_t n, int level) {
   static uint8_t payload[1 << 16];
   for (size_t i = 0; i < n; i++) payload[i] = (uint8_t)(i % 7);
-  struct block_header like = {.kind = BLOCK_COMMITS,
-                              .commit_count = 3,
-                              .need = {2, 1, 2, true, 5},
-                              .wall_ns = 123456789,
-                              .origin_id = 42};
+  struct block_header like = {
+      .kind = BLOCK_COMMITS, .commit_count = 3, .need = {2, 1, 2, true, 5}, .wall_ns = 123456789, .origin_id = 42};
   struct wal_block *b;
   ck_assert_int_eq(wal_block_create(&like, payload, n, level, &b), DW_OK);
   b->h.epoch = 7;
@@ -149,7 +146,8 @@ START_TEST(a_header_that_lies_about_the_raw_size_costs_no_memory) {
 END_TEST
 
 START_TEST(segment_headers_marks_and_epoch_records_round_trip_and_reject_flips) {
-  struct segment_header s = {.epoch = 3, .first_lsn = 77, .seq = 5, .segment_bytes = 1 << 20, .salt = 99, .node_id = 8}, s2;
+  struct segment_header s = {.epoch = 3, .first_lsn = 77, .seq = 5, .segment_bytes = 1 << 20, .salt = 99, .node_id = 8},
+                        s2;
   static uint8_t bytes[WAL_SEGMENT_HEADER_BYTES];
   segment_header_encode(&s, bytes);
   ck_assert_int_eq(segment_header_decode(bytes, &s2), DW_OK);
@@ -204,26 +202,76 @@ static int validate(const void *bytes, size_t n, uint32_t commits) {
 
 START_TEST(payloads_of_the_grammar_are_accepted) {
   /* one commit: put 01"k" -> "v", delete 01"x" */
-  ck_assert_int_eq(V("\0\2\11" "\1\2\1k\1v" "\0\2\1x", 1), DW_CORRUPT); /* the body has 10 bytes */
-  ck_assert_int_eq(V("\0\2\12" "\1\2\1k\1v" "\0\2\1x", 1), DW_OK);
-  ck_assert_int_eq(V("\0\1\5" "\1\2\1k\0", 1), DW_OK); /* empty value */
-  ck_assert_int_eq(V("\0\1\5" "\1\2\1k\0" "\0\1\4" "\0\2\1k", 2), DW_OK);
+  ck_assert_int_eq(V("\0\2\11"
+                     "\1\2\1k\1v"
+                     "\0\2\1x",
+                     1),
+                   DW_CORRUPT); /* the body has 10 bytes */
+  ck_assert_int_eq(V("\0\2\12"
+                     "\1\2\1k\1v"
+                     "\0\2\1x",
+                     1),
+                   DW_OK);
+  ck_assert_int_eq(V("\0\1\5"
+                     "\1\2\1k\0",
+                     1),
+                   DW_OK); /* empty value */
+  ck_assert_int_eq(V("\0\1\5"
+                     "\1\2\1k\0"
+                     "\0\1\4"
+                     "\0\2\1k",
+                     2),
+                   DW_OK);
 }
 END_TEST
 
 START_TEST(payloads_that_break_the_grammar_are_refused) {
-  ck_assert_int_ne(V("\1\1\5" "\1\2\1k\0", 1), DW_OK);     /* unknown flags */
-  ck_assert_int_ne(V("\0\0\0", 1), DW_OK);                 /* no operations */
-  ck_assert_int_ne(V("\0\2\5" "\1\2\1k\0", 1), DW_OK);     /* one operation too few */
-  ck_assert_int_ne(V("\0\1\5" "\1\2\1k\0", 2), DW_OK);     /* one commit too few */
-  ck_assert_int_ne(V("\0\1\5" "\2\2\1k\0", 1), DW_OK);     /* unknown operation */
-  ck_assert_int_ne(V("\0\1\5" "\1\2\0k\0", 1), DW_OK);     /* system namespace */
-  ck_assert_int_ne(V("\0\1\4" "\1\1\1\0", 1), DW_OK);      /* key of zero bytes */
-  ck_assert_int_ne(V("\0\1\5" "\1\2\1k\1", 1), DW_OK);     /* value beyond the end */
-  ck_assert_int_ne(V("\0\1\6" "\1\2\1k\0", 1), DW_OK);     /* body beyond the end */
-  ck_assert_int_ne(V("\0\1\6" "\1\202\0\1k\0", 1), DW_OK); /* varint that is not the shortest */
-  ck_assert_int_ne(V("\0\1\5" "\1\2\1k\0" "\0", 1), DW_OK); /* rest */
-  ck_assert_int_ne(V("\0\1\11" "\1\377\377\377\377\177\1k\0", 1), DW_OK); /* key of 32 GiB */
+  ck_assert_int_ne(V("\1\1\5"
+                     "\1\2\1k\0",
+                     1),
+                   DW_OK);                 /* unknown flags */
+  ck_assert_int_ne(V("\0\0\0", 1), DW_OK); /* no operations */
+  ck_assert_int_ne(V("\0\2\5"
+                     "\1\2\1k\0",
+                     1),
+                   DW_OK); /* one operation too few */
+  ck_assert_int_ne(V("\0\1\5"
+                     "\1\2\1k\0",
+                     2),
+                   DW_OK); /* one commit too few */
+  ck_assert_int_ne(V("\0\1\5"
+                     "\2\2\1k\0",
+                     1),
+                   DW_OK); /* unknown operation */
+  ck_assert_int_ne(V("\0\1\5"
+                     "\1\2\0k\0",
+                     1),
+                   DW_OK); /* system namespace */
+  ck_assert_int_ne(V("\0\1\4"
+                     "\1\1\1\0",
+                     1),
+                   DW_OK); /* key of zero bytes */
+  ck_assert_int_ne(V("\0\1\5"
+                     "\1\2\1k\1",
+                     1),
+                   DW_OK); /* value beyond the end */
+  ck_assert_int_ne(V("\0\1\6"
+                     "\1\2\1k\0",
+                     1),
+                   DW_OK); /* body beyond the end */
+  ck_assert_int_ne(V("\0\1\6"
+                     "\1\202\0\1k\0",
+                     1),
+                   DW_OK); /* varint that is not the shortest */
+  ck_assert_int_ne(V("\0\1\5"
+                     "\1\2\1k\0"
+                     "\0",
+                     1),
+                   DW_OK); /* rest */
+  ck_assert_int_ne(V("\0\1\11"
+                     "\1\377\377\377\377\177\1k\0",
+                     1),
+                   DW_OK); /* key of 32 GiB */
 }
 END_TEST
 

@@ -487,8 +487,8 @@ START_TEST(a_failed_fdatasync_stops_the_log_for_good) {
 }
 END_TEST
 
-/* After a failed fdatasync the kernel calls pages clean that it did not write; a process that starts afterwards still reads
- * them, and its own fdatasync would succeed without writing anything. */
+/* After a failed fdatasync the kernel calls pages clean that it did not write; a process that starts afterwards still
+ * reads them, and its own fdatasync would succeed without writing anything. */
 START_TEST(what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot) {
   open_wal();
   append_many(5, 700, true);
@@ -535,7 +535,8 @@ START_TEST(a_full_disk_at_a_new_segment_fails_the_append_alone) {
   }
   fault_env_fail(faults, FAULT_ALLOCATE, 1, DW_NO_SPACE, true);
   int rc;
-  while ((rc = append(3000, 1)) == DW_OK) {}
+  while ((rc = append(3000, 1)) == DW_OK) {
+  }
   ck_assert_int_eq(rc, DW_NO_SPACE);
   ck_assert_int_eq(append(3000, 1), DW_NO_SPACE);
   fault_env_fail(faults, FAULT_ALLOCATE, 0, DW_OK, false);
