@@ -100,6 +100,28 @@ static void flip(const char *path, uint64_t off) {
   close(fd);
 }
 
+/* A byte of the block that stands at `off` or behind it: a mark may stand anywhere, and needs no peer. */
+static void flip_block(const char *path, uint64_t off) {
+  uint8_t head[WAL_BLOCK_HEADER_BYTES];
+  struct block_header h;
+  struct mark_frame m;
+  uint64_t at = WAL_SEGMENT_HEADER_BYTES;
+  int fd = open(path, O_RDONLY);
+  ck_assert_int_ge(fd, 0);
+  for (;;) {
+    ck_assert_int_eq(pread(fd, head, sizeof head, (off_t)at), sizeof head);
+    if (mark_decode(head, &m)) {
+      at += WAL_MARK_BYTES;
+      continue;
+    }
+    ck_assert_msg(block_header_decode(head, &h) == DW_OK, "%s: no block at offset %llu", path, (unsigned long long)at);
+    if (at + block_total_bytes(&h) > off) break;
+    at += block_total_bytes(&h);
+  }
+  close(fd);
+  flip(path, at + WAL_BLOCK_HEADER_BYTES + 2);
+}
+
 static void copy_dir(const char *from, const char *to) {
   char cmd[2200];
   snprintf(cmd, sizeof cmd, "cp -a '%s' '%s'", from, to);
@@ -150,8 +172,8 @@ START_TEST(a_follower_repairs_blocks_and_headers_from_its_primary_before_it_open
   start();
   node_close(f1);
   segment_path(f1, -1, path);
-  flip(path, 4096 + 300); /* a block of the newest segment */
-  flip(path, 4096 + 5000);
+  flip_block(path, 4096 + 300); /* a block of the newest segment */
+  flip_block(path, 4096 + 5000);
   segment_path(f1, 2, path);
   flip(path, 40); /* a header */
   node_open(f1);
@@ -174,7 +196,7 @@ START_TEST(a_primary_repairs_its_log_from_a_follower_before_it_opens) {
   node_close(p);
   node_close(f1);
   segment_path(p, -1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   snprintf(before, sizeof before, "%s/before", c.root);
   copy_dir(p->dir, before);
   /* Nobody is named: refused, and nothing has changed. */
@@ -206,7 +228,7 @@ START_TEST(a_peer_that_has_trimmed_the_blocks_is_of_no_use_and_the_directory_sta
   fill(p, 0, 4000, 1000);
   for (dw_status s; node_status(p, &s), s.oldest_lsn < 1501;) fill(p, 0, 100, 1000);
   segment_path(f1, -1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   snprintf(before, sizeof before, "%s/before", c.root);
   copy_dir(f1->dir, before);
   ck_assert_int_eq(node_try_open(f1), DW_CORRUPT);
@@ -235,7 +257,7 @@ START_TEST(a_peer_of_another_history_puts_nothing_back) {
   node_open(p);
   fill(p, 5000, 300, 400);
   segment_path(f1, -1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   snprintf(before, sizeof before, "%s/before", c.root);
   copy_dir(f1->dir, before);
   ck_assert_int_eq(node_try_open(f1), DW_CORRUPT);
@@ -254,7 +276,7 @@ START_TEST(a_foreign_cluster_gives_nothing) {
   node_open(other);
   node_close(p);
   segment_path(p, -1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   may_ask(p, other);
   ck_assert_int_eq(node_try_open(p), DW_CORRUPT);
   ck_assert_msg(strstr(dw_last_error(), "cluster") != NULL, "%s", dw_last_error());
@@ -272,7 +294,7 @@ START_TEST(the_second_peer_is_asked_when_the_first_cannot_help) {
   node_close(p);
   node_close(f1);
   segment_path(p, -1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   snprintf(repair_from, sizeof repair_from, "127.0.0.1:%u,127.0.0.1:%u", f1->port, f2->port);
   p->opt.repair_from = repair_from;
   node_open(p);
@@ -290,7 +312,7 @@ START_TEST(a_running_follower_finds_and_repairs_rot_in_old_segments) {
   start();
   for (int i = 1; i <= 3; i++) {
     segment_path(f1, i, path);
-    flip(path, 4096 + (uint64_t)i * 3000);
+    flip_block(path, 4096 + (uint64_t)i * 3000);
   }
   segment_path(f1, 4, path);
   flip(path, 8); /* a header */
@@ -317,8 +339,8 @@ START_TEST(a_running_primary_is_repaired_from_a_follower_while_it_writes) {
   p->opt.scrub_bytes_per_s = 1u << 30;
   start();
   segment_path(p, 3, path);
-  flip(path, 4096 + 300);
-  flip(path, 4096 + 30000);
+  flip_block(path, 4096 + 300);
+  flip_block(path, 4096 + 30000);
   fill(p, 0, 500, 400);
   await_status(p, "a repaired segment", repaired, 1);
   fill(p, 0, 100, 400);
@@ -334,7 +356,7 @@ START_TEST(a_follower_that_needs_a_damaged_segment_gets_it_after_the_repair) {
   start();
   node_reopen(p); /* so that nothing is left in memory */
   segment_path(p, 0, path);
-  flip(path, 4096 + 20000);
+  flip_block(path, 4096 + 20000);
   node_open(f2); /* reads the primary's log from the beginning; nothing scrubs it */
   await_same(p, f2);
   dw_status s;
@@ -352,7 +374,7 @@ START_TEST(what_cannot_be_repaired_now_is_tried_again_until_a_peer_is_back) {
   start();
   node_close(p);
   segment_path(f1, 1, path);
-  flip(path, 4096 + 300);
+  flip_block(path, 4096 + 300);
   await_log(f1, "can't be repaired, will be tried again");
   dw_status s;
   node_status(f1, &s);
