@@ -42,13 +42,14 @@ void node_file_encode(const struct node_file *n, uint8_t out[NODE_FILE_BYTES]) {
 
 int node_file_decode(const uint8_t *in, size_t n, struct node_file *node) {
   if (n < NODE_FILE_BYTES || memcmp(in, node_magic, 8) != 0) return dw_fail(DW_CORRUPT, "not a NODE file");
-  /* A newer version may be longer, but keeps magic and version in place: say so rather than "corrupt". */
+  /* A newer version may be longer, but keeps magic, version and size in place and ends with the checksum: so it is told
+   * from a version number that rotted. */
+  if (get_u32(in + 12) != n || get_u64(in + n - 8) != hash64(in, n - 8))
+    return dw_fail(DW_CORRUPT, "checksum mismatch");
   if (get_u32(in + 8) > NODE_FILE_VERSION)
     return dw_fail(DW_UNSUPPORTED, "format version %u, this program knows up to %u", get_u32(in + 8),
                    NODE_FILE_VERSION);
-  if (n != NODE_FILE_BYTES || get_u32(in + 8) == 0 || get_u32(in + 12) != NODE_FILE_BYTES ||
-      get_u64(in + 120) != hash64(in, 120))
-    return dw_fail(DW_CORRUPT, "checksum mismatch");
+  if (n != NODE_FILE_BYTES || get_u32(in + 8) == 0) return dw_fail(DW_CORRUPT, "size or version is wrong");
   bool reserved = get_u32(in + 60) != 0;
   for (size_t i = 72; i < 120; i++) reserved |= in[i] != 0;
   if (reserved) return dw_fail(DW_CORRUPT, "reserved bytes are set");
