@@ -145,9 +145,9 @@ static int cursor_reset(dw_engine *e) {
 /* What a step did; filled without mu by the apply leader. */
 struct apply_result {
   int rc;
-  bool again; /* the store refused, or memory ran out: retried later; otherwise the log could not be read: fatal, but
-                 for */
-  bool repairable; /* damage in an old segment with peers to repair it from: waits for the scrub thread */
+  bool again;      /* the store refused, or memory ran out: retried later */
+  bool repairable; /* damage in an old segment, and peers to repair it from: waits for the scrub thread */
+                   /* neither: the log could not be read, fatal */
   struct apply_batch batch;
 };
 

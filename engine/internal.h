@@ -181,6 +181,11 @@ struct dw_engine {
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
 
+/* Nothing above it has ever been committed: what strong reads must see and probes are told. mu held. */
+static inline dw_lsn ever_committed(const dw_engine *e) {
+  return e->gate.commit > e->recovered_lsn ? e->gate.commit : e->recovered_lsn;
+}
+
 /* pipeline.c: all with mu held unless said */
 /* `done` collects the writers that are answered: they are woken when mu is released. */
 void pipeline_finish(dw_engine *, struct write_request *, int rc, struct request_list *done); /* answers one */

@@ -74,7 +74,7 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
 
 static dw_lsn strong_lsn(dw_engine *e) {
   pthread_mutex_lock(&e->mu);
-  dw_lsn lsn = e->gate.commit > e->recovered_lsn ? e->gate.commit : e->recovered_lsn;
+  dw_lsn lsn = ever_committed(e);
   pthread_mutex_unlock(&e->mu);
   return lsn;
 }

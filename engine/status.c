@@ -50,7 +50,7 @@ void engine_positions(dw_engine *e, struct engine_positions *out) {
   pthread_mutex_lock(&e->mu);
   out->applied = e->applied;
   out->commit_lsn = e->gate.commit;
-  out->strong_lsn = e->gate.commit > e->recovered_lsn ? e->gate.commit : e->recovered_lsn;
+  out->strong_lsn = ever_committed(e);
   out->persisted_lsn = e->persisted_lsn;
   out->epoch = e->epoch;
   if (e->wal) {

@@ -64,14 +64,20 @@ int msg_put_hello(struct buf *b, const struct msg_sender *s, const struct msg_he
   return msg_put(b, s, MSG_HELLO, p, sizeof p);
 }
 
+/* HELLO and FETCH begin with what their sender speaks: there in every version, and judged first. */
+static int check_versions(const struct frame *f, uint16_t min, uint16_t max) {
+  if (min == 0 || min > max) return bad(f, "impossible version range");
+  if (max < MSG_VERSION_MIN || min > MSG_VERSION_MAX)
+    return dw_fail(DW_UNSUPPORTED, "protocol versions %u to %u are spoken there, %u to %u here", min, max,
+                   MSG_VERSION_MIN, MSG_VERSION_MAX);
+  return DW_OK;
+}
+
 int msg_get_hello(const struct frame *f, struct msg_hello *m) {
   const uint8_t *p = f->body;
   *m = (struct msg_hello){.version_min = get_u16(p), .version_max = get_u16(p + 2)};
-  /* These two fields are where they are in every version, and are judged first. */
-  if (m->version_min == 0 || m->version_min > m->version_max) return bad(f, "impossible version range");
-  if (m->version_max < MSG_VERSION_MIN || m->version_min > MSG_VERSION_MAX)
-    return dw_fail(DW_UNSUPPORTED, "protocol versions %u to %u are spoken there, %u to %u here", m->version_min,
-                   m->version_max, MSG_VERSION_MIN, MSG_VERSION_MAX);
+  int rc = check_versions(f, m->version_min, m->version_max);
+  if (rc) return rc;
   m->role = p[4];
   m->cluster_id = get_hash(p + 8);
   m->node_id = get_u64(p + 24);
@@ -276,11 +282,8 @@ int msg_put_fetch(struct buf *b, const struct msg_sender *s, const struct msg_fe
 int msg_get_fetch(const struct frame *f, struct msg_fetch *m) {
   const uint8_t *p = f->body;
   *m = (struct msg_fetch){.version_min = get_u16(p), .version_max = get_u16(p + 2)};
-  /* Judged first, as in HELLO. */
-  if (m->version_min == 0 || m->version_min > m->version_max) return bad(f, "impossible version range");
-  if (m->version_max < MSG_VERSION_MIN || m->version_min > MSG_VERSION_MAX)
-    return dw_fail(DW_UNSUPPORTED, "protocol versions %u to %u are spoken there, %u to %u here", m->version_min,
-                   m->version_max, MSG_VERSION_MIN, MSG_VERSION_MAX);
+  int rc = check_versions(f, m->version_min, m->version_max);
+  if (rc) return rc;
   m->max_bytes = get_u32(p + 4);
   m->cluster_id = get_hash(p + 8);
   m->node_id = get_u64(p + 24);
