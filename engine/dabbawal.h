@@ -68,7 +68,9 @@ enum {
   DW_DIVERGED,             /* histories parted, or the cluster is foreign; nothing was mixed or deleted */
   DW_CLOSED,               /* the engine is closing, or its log stopped after an error: reopen */
   DW_NO_MEMORY,            /* an allocation failed: nothing was done, nothing has stopped */
-  DW_UNSUPPORTED           /* a newer format or protocol, or a feature that is not there */
+  DW_UNSUPPORTED,          /* a newer format or protocol, or a feature that is not there */
+  DW_FENCED                /* a newer epoch has begun elsewhere: this node acknowledges nothing any more; the message
+                              names the epoch and, if known, the new primary. In doubt if an LSN came with it */
 };
 #endif
 
@@ -195,7 +197,10 @@ typedef struct {
   uint64_t node_id;
   uint8_t cluster_id[16];
   char region[DW_REGION_BYTES];
-  uint64_t epoch;
+  uint64_t epoch;          /* of the log; the high half is the term, one more with each promotion */
+  uint64_t promised_epoch; /* nothing below it is followed or acknowledged here; 0: no promise */
+  uint64_t promised_node;  /* whom it was promised to */
+  int fenced;              /* a primary that has met a newer epoch: read-only, acknowledges nothing */
   dw_mode mode;
   dw_ack ack;
   uint32_t acks;

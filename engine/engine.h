@@ -52,7 +52,7 @@ int engine_close(dw_engine *);
 bool engine_step(dw_engine *);
 
 struct engine_identity {
-  dw_role role;
+  dw_role role; /* now: see engine_promote */
   bool has_cluster;
   struct hash128 cluster_id;
   struct hash128 incarnation; /* random, made with the directory */
@@ -73,6 +73,7 @@ struct engine_positions {
                              the end of the log that was found: what a strong read must wait for */
   struct wal_pos oldest;  /* boundary before the first block held */
   uint64_t epoch;
+  bool fenced;            /* a primary that has stopped acknowledging: it confirms nothing any more */
   uint64_t end_bytes;     /* logical size of the log, for lag in bytes */
 };
 void engine_positions(dw_engine *, struct engine_positions *);
@@ -90,6 +91,38 @@ void engine_acks(dw_engine *, const struct ack_marks *);
 /* Lowest LSN boundary that a connected follower or a running bootstrap still needs (it will read lsn + 1 next);
  * UINT64_MAX: none. Segments above it are not recycled. */
 void engine_pin_log(dw_engine *, dw_lsn lsn);
+
+/* ---- roles and epochs (role.c, epochs.c) ---------------------------------------------------- */
+
+/* The high half of an epoch: promotions so far. docs/decisions/0007. */
+static inline uint64_t epoch_term(uint64_t epoch) {
+  return epoch >> 32;
+}
+/* An epoch of the next term that no other candidate is likely to draw. */
+int epoch_next_term(struct env *, uint64_t above, uint64_t *epoch);
+
+struct engine_promise {
+  uint64_t epoch, node_id; /* 0: none */
+  bool fenced;             /* a primary whose own epoch is lower: it has stopped acknowledging */
+  char primary[DW_ADDRESS_BYTES]; /* whom to ask instead, "" if unknown */
+};
+void engine_promised(dw_engine *, struct engine_promise *);
+
+/* Promises candidate `node_id`, durably, to follow and acknowledge nothing below `epoch`. `address`: of the candidate,
+ * for messages, may be "". When it returns DW_OK a primary of a lower epoch is fenced: what was queued is not done, what
+ * was logged is in doubt, commit_lsn stands still. A follower's stream is the caller's to end, before it reads the
+ * log's end for an answer. DW_FENCED: our log's epoch or another candidate's promise is as high already; the message says
+ * which. DW_IO, DW_NO_SPACE: nothing is promised. Blocks on disk. */
+int engine_promise(dw_engine *, uint64_t epoch, uint64_t node_id, const char *address);
+
+/* Follower -> primary, in place: readers and iterators stay. The caller has ended the stream (no engine_replica_* call
+ * runs or follows) and the engine has promised `epoch` to itself. Everything in the log is kept; what is not known
+ * committed waits by its own needs, as after a restart. On an error the node is a follower as before. Blocks. */
+int engine_promote(dw_engine *, uint64_t epoch);
+
+/* Primary -> follower, in place. Unanswered writes end in doubt (logged) or not done, with DW_FENCED. Blocks until log
+ * leader and appliers stand still. DW_LOCKED, only without threads: a step is under way, try again. */
+int engine_demote(dw_engine *);
 
 /* Epochs of this history, oldest first: copies up to cap, returns how many there are. */
 size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);

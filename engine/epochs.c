@@ -1,4 +1,7 @@
-/* Epochs: each opening of a primary starts one, durably, before its first commit.
+/* Epochs: each opening of a primary and each promotion starts one, durably, before its first commit.
+ *
+ * The number: high half the term (one more with each promotion), low half what tells the epochs of a term apart; see
+ * docs/decisions/0007-epochs-promises-promotion.md.
  *
  * The epoch's first record is a BLOCK_EPOCH in the log (no commits, no LSN of its own). Applying it writes the record
  * into the store's system namespace, so the history of epochs outlives trimmed segments, travels with checkpoints
@@ -77,13 +80,27 @@ int epochs_load(dw_engine *e, struct store *store, struct epoch_list *l) {
   return rc ? dw_fail_prefix(rc, "%s: epoch history", e->dir) : DW_OK;
 }
 
-int epoch_start(dw_engine *e, uint32_t reason, dw_lsn commit_lsn) {
+uint64_t epochs_last(const dw_engine *e) {
   struct wal_stat st;
   wal_stat(e->wal, &st);
   uint64_t last = st.end.epoch;
   const struct epoch_list *known = &e->epochs;
   if (known->count && known->records[known->count - 1].epoch > last) last = known->records[known->count - 1].epoch;
-  struct epoch_record rec = {.epoch = last + 1,
+  return last;
+}
+
+int epoch_next_term(struct env *env, uint64_t above, uint64_t *epoch) {
+  uint32_t low = 0;
+  int rc = env->ops->random(env, &low, sizeof low);
+  /* Room below for nobody, room above for openings. */
+  *epoch = (epoch_term(above) + 1) << 32 | 0x10000u | (low & 0x7fffffffu);
+  return rc;
+}
+
+int epoch_start(dw_engine *e, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn) {
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  struct epoch_record rec = {.epoch = epoch,
                              .node_id = e->node.node_id,
                              .wall_ns = e->env->ops->wall_ns(e->env),
                              .reason = reason,

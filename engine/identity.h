@@ -28,6 +28,8 @@ struct node_file {
   uint64_t node_id;
   uint32_t generation; /* 1, then +1 per bootstrap */
   uint64_t created_wall_ns;
+  uint64_t promised_epoch; /* nothing below it is followed or acknowledged any more; 0: no promise */
+  uint64_t promised_node;  /* whom it was promised to; 0 with no promise */
 };
 
 void node_file_encode(const struct node_file *, uint8_t out[NODE_FILE_BYTES]);

@@ -11,6 +11,7 @@
  *   scrub_run.c  a thread that reads old segments and repairs them from peers
  *   read.c       readers: store_ref under a read lock, consistency waits on `mu`
  *   replica.c    a follower's log, fed by replication
+ *   role.c       promises, fencing, promotion and demotion in place
  *
  * A role (log leader, apply leader) is a flag under `mu`. Whoever waits and finds a role free takes it: a lone writer
  * runs the whole path in its own thread, without a wake-up; under contention one leader serves a group while the
@@ -78,6 +79,7 @@ void request_list_init(struct request_list *);
 void request_list_push(struct request_list *, struct write_request *);
 struct write_request *request_list_pop(struct request_list *);
 bool request_list_remove(struct request_list *, struct write_request *);
+dw_lsn request_lsn(const struct write_request *); /* answered: the LSN that goes with it, 0: certainly not done */
 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
@@ -109,10 +111,12 @@ struct dw_engine {
   const struct store_ops *sops;
   bool threads;
   char *dir;
-  dw_options opt; /* strings are ours */
+  dw_options opt; /* strings are ours; opt.role is what it was opened as */
   struct env_file *lock;
 
-  struct node_file node; /* mu; changes at adopt and install */
+  atomic_int role; /* dw_role; changes with mu held */
+  pthread_mutex_t node_mu; /* held while NODE is replaced; taken before mu */
+  struct node_file node; /* mu; changes at adopt, install and promise */
 
   pthread_rwlock_t store_lock; /* guards the pointer; held for reading during a get */
   struct store_ref *store;
@@ -138,6 +142,8 @@ struct dw_engine {
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
+  bool fenced;                /* primary: a newer epoch was promised; commit_lsn stands still */
+  char fence_address[DW_ADDRESS_BYTES]; /* of the node that was promised it, "" if unknown */
   bool stopping;              /* dw_stop: nobody waits any more */
   bool closing;
   int failed_rc;              /* log or store stopped for good */
@@ -159,7 +165,7 @@ struct dw_engine {
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
   bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
-  dw_lsn recovered_lsn;     /* primary: the log's end as it was found at open; constant */
+  dw_lsn recovered_lsn;     /* primary: the log's end as it was found at open or promotion; 0 on a follower */
   uint64_t behind_since_ns; /* while applied < commit: what is not applied was committed after this */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   struct block_source source_copy;
@@ -178,6 +184,8 @@ struct dw_engine {
 #define GROUP_MAX_COUNT 4096u
 #define UNAPPLIED_MAX_BYTES (256u << 20)
 #define APPLY_MAX_BYTES (4u << 20)
+
+static inline bool is_primary(const dw_engine *e) { return atomic_load_explicit(&e->role, memory_order_acquire) == DW_PRIMARY; }
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
 
@@ -232,8 +240,18 @@ void scrub_log_repair(dw_engine *, const struct wal_damage *, const struct repai
 int epochs_load(dw_engine *, struct store *, struct epoch_list *); /* replaces what the list holds */
 int epochs_reserve(struct epoch_list *, size_t more);              /* DW_NO_MEMORY; so that adding can't fail */
 void epochs_add(struct epoch_list *, const struct epoch_record *);
-int epoch_start(dw_engine *, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs the epoch's first block */
+int epoch_start(dw_engine *, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs its first block */
+uint64_t epochs_last(const dw_engine *); /* highest that the log or the history knows */
 int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
+
+/* role.c */
+int role_open(dw_engine *, const struct wal_recovery *); /* a primary that opens starts its epoch, or is fenced */
+int role_queue_tail(dw_engine *);                        /* what is above commit_lsn waits by its own needs */
+int role_refuse_fenced(const dw_engine *, const char *what); /* DW_FENCED; mu held */
+
+/* replica.c: waits for the apply role and keeps it: nobody applies until it is released. mu held. */
+void apply_role_take(dw_engine *);
+void apply_role_release(dw_engine *);
 
 /* open.c */
 int engine_open_store(dw_engine *, const char *dir, bool must_exist, struct store **);

@@ -153,6 +153,7 @@ void log_step(dw_engine *e, struct request_list *done) {
     if (e->rops) e->rops->log_grew(e->rctx);
     pipeline_advance(e);
     if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
+    else if (e->fenced) pipeline_fail_all(e, DW_FENCED, "this primary was fenced while it was logged", done);
   } else {
     struct wal_stat st;
     wal_stat(e->wal, &st);
@@ -182,5 +183,6 @@ void log_step(dw_engine *e, struct request_list *done) {
     }
   }
   e->log_busy = false;
+  pipeline_moved(e); /* whoever waits for the role */
   for (size_t i = 0; i < built; i++) wal_block_unref(blocks[i]);
 }

@@ -92,7 +92,7 @@ static int open_directory(dw_engine *e) {
   if (e->opt.node_id && e->opt.node_id != e->node.node_id)
     return dw_fail(DW_INVALID, "%s belongs to node id %llu, not %llu", e->dir, (unsigned long long)e->node.node_id,
                    (unsigned long long)e->opt.node_id);
-  if (e->opt.role == DW_PRIMARY && hash128_zero(&e->node.cluster_id)) {
+  if (is_primary(e) && hash128_zero(&e->node.cluster_id)) {
     save = true;
     rc = e->env->ops->random(e->env, e->node.cluster_id.b, 16);
   }
@@ -123,53 +123,6 @@ static int open_store(dw_engine *e) {
   return rc;
 }
 
-/* What a block of the recovered tail waits for. */
-static struct block_need tail_need(const dw_engine *e, const struct block_header *h) {
-  struct block_need need = h->need;
-  if (need.from_default)
-    need = (struct block_need){.mode = (uint8_t)e->opt.mode,
-                               .ack = (uint8_t)e->opt.ack,
-                               .acks = (uint16_t)(e->opt.mode == DW_ASYNC ? 0 : e->opt.acks),
-                               .from_default = true};
-  need.durability = DW_DURABILITY_OS; /* recovery synced it */
-  return need;
-}
-
-/* Puts the blocks above what is known committed before the gate. */
-static int queue_tail(dw_engine *e) {
-  struct wal_cursor *cursor;
-  int rc = wal_cursor_open(e->wal, &e->applied, &cursor);
-  if (rc) return rc;
-  uint64_t now = mono_ns(e), commits = 0;
-  struct wal_block *block;
-  while (rc == DW_OK && (rc = wal_cursor_next(cursor, UINT64_MAX, &block)) == DW_OK) {
-    const struct block_header *h = &block->h;
-    rc = gate_reserve(&e->gate, 1);
-    if (rc == DW_OK && h->kind == BLOCK_COMMITS) {
-      gate_push(&e->gate, &(struct gate_entry){.last_lsn = block_last_lsn(h),
-                                               .commits = h->commit_count,
-                                               .need = tail_need(e, h),
-                                               .deadline_ns = now + e->opt.ack_timeout_ms * 1000000ull});
-      e->unapplied_bytes += block_total_bytes(h);
-      commits += h->commit_count;
-    }
-    if (rc == DW_OK && h->kind == BLOCK_EPOCH) {
-      struct epoch_record rec;
-      rc = epoch_record_decode(block->bytes + WAL_BLOCK_HEADER_BYTES, h->stored_bytes, &rec);
-      if (rc == DW_OK) rc = epochs_reserve(&e->epochs, 1);
-      if (rc == DW_OK) epochs_add(&e->epochs, &rec);
-    }
-    wal_block_unref(block);
-  }
-  wal_cursor_close(cursor);
-  if (rc != DW_NOT_FOUND) return rc;
-  gate_advance(&e->gate, now);
-  if (e->gate.count)
-    engine_log(e, DW_LOG_WARN, "%llu commits above commit_lsn %llu are pending until followers acknowledge them",
-               (unsigned long long)commits, (unsigned long long)e->gate.commit);
-  return DW_OK;
-}
-
 int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (e->applied.lsn == 0 && hash128_zero(&e->applied.chain)) e->applied = wal_genesis(&e->node.cluster_id);
   dw_lsn commit = rec->max_commit_lsn > e->applied.lsn ? rec->max_commit_lsn : e->applied.lsn;
@@ -184,8 +137,8 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (rc == DW_NOT_FOUND)
     rc = dw_fail(DW_CORRUPT, "%s: the log starts at LSN %llu, but the store ends at LSN %llu: what is between is gone",
                  e->dir, (unsigned long long)rec->oldest_lsn, (unsigned long long)e->applied.lsn);
-  if (e->opt.role == DW_PRIMARY) e->recovered_lsn = rec->end.lsn;
-  if (rc == DW_OK && e->opt.role == DW_PRIMARY) rc = queue_tail(e);
+  if (is_primary(e)) e->recovered_lsn = rec->end.lsn;
+  if (rc == DW_OK && is_primary(e)) rc = role_queue_tail(e);
   if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
   atomic_store(&e->applied_lsn, e->applied.lsn);
   e->unapplied_bytes = e->gate.count ? e->unapplied_bytes : 0;
@@ -259,14 +212,13 @@ static int open_log(dw_engine *e) {
   int rc = open_or_repair(e, &genesis, &reach, &rec);
   if (rc) return rc;
   rc = engine_replay(e, &rec);
-  if (rc == DW_OK && e->opt.role == DW_PRIMARY)
-    rc = epoch_start(e, rec.end.epoch ? EPOCH_OPENED : EPOCH_CREATED, e->gate.commit);
-  return rc;
+  return rc == DW_OK && is_primary(e) ? role_open(e, &rec) : rc;
 }
 
 static int init_sync(dw_engine *e) {
   pthread_rwlock_init(&e->store_lock, NULL);
   pthread_mutex_init(&e->mu, NULL);
+  pthread_mutex_init(&e->node_mu, NULL);
   pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
                              &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_init(conds[i], NULL);
@@ -281,6 +233,7 @@ static void free_sync(dw_engine *e) {
   pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
                              &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_destroy(conds[i]);
+  pthread_mutex_destroy(&e->node_mu);
   pthread_mutex_destroy(&e->mu);
   pthread_rwlock_destroy(&e->store_lock);
 }
@@ -304,6 +257,7 @@ int engine_open(const char *dir, const dw_options *opt, const struct engine_conf
     free(e);
     return rc;
   }
+  atomic_init(&e->role, (int)e->opt.role);
   e->dir = strdup(dir);
   scrub_init(e);
   rc = e->dir ? open_directory(e) : dw_fail_nomem(strlen(dir));

@@ -50,6 +50,18 @@ bool request_list_remove(struct request_list *l, struct write_request *r) {
   return false;
 }
 
+/* The LSN that goes with an answer: with an error it means that the write may be in the log. */
+dw_lsn request_lsn(const struct write_request *r) {
+  switch (r->rc) {
+  case DW_OK:
+  case DW_TIMEOUT:
+  case DW_IO:
+  case DW_CLOSED:
+  case DW_FENCED: return r->lsn;
+  default: return 0;
+  }
+}
+
 void pipeline_finish(dw_engine *e, struct write_request *r, int rc, struct request_list *done) {
   r->rc = rc;
   r->state = REQUEST_DONE;
@@ -87,7 +99,7 @@ void pipeline_fail_all(dw_engine *e, int rc, const char *why, struct request_lis
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
     while ((r = request_list_pop(lists[i]))) {
       /* The codes that mean "nothing was done" are not for what was logged, nor for what only shared its fate. */
-      if (rc != DW_CLOSED) rc = DW_IO;
+      if (rc != DW_CLOSED && rc != DW_FENCED) rc = DW_IO;
       if (r->lsn)
         dw_fail(rc, "in doubt: logged under LSN %llu, then: %s", (unsigned long long)r->lsn, why);
       else
@@ -115,6 +127,7 @@ void pipeline_moved(dw_engine *e) {
 }
 
 void pipeline_advance(dw_engine *e) {
+  if (e->fenced) return; /* what is committed is decided elsewhere now */
   dw_lsn before = e->gate.commit;
   uint64_t commits = e->gate.degraded_commits, now = mono_ns(e);
   unsigned events = gate_advance(&e->gate, now);
@@ -178,10 +191,8 @@ void pipeline_deliver(dw_engine *e) {
     for (; r; r = next) {
       next = r->next;
       if (r->rc != DW_OK) dw_fail(r->rc, "%s", r->error);
-      /* as dw_write would return it: an LSN with an error means that it may be in the log */
-      bool logged = r->rc == DW_OK || r->rc == DW_TIMEOUT || r->rc == DW_IO || r->rc == DW_CLOSED;
       in_callback = true;
-      r->fn(r->arg, r->rc, logged ? r->lsn : 0);
+      r->fn(r->arg, r->rc, request_lsn(r));
       in_callback = false;
       free(r);
     }

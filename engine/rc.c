@@ -17,7 +17,8 @@ const char *dw_rc_name(int rc) {
                                       "DW_DIVERGED",
                                       "DW_CLOSED",
                                       "DW_NO_MEMORY",
-                                      "DW_UNSUPPORTED"};
+                                      "DW_UNSUPPORTED",
+                                      "DW_FENCED"};
   if (rc < 0 || (unsigned)rc >= sizeof names / sizeof *names) return "DW_UNKNOWN";
   return names[rc];
 }

@@ -32,14 +32,18 @@ struct read_goal {
 
 /* mu held. */
 static uint64_t staleness_now(dw_engine *e, uint64_t now) {
-  if (e->opt.role == DW_PRIMARY) {
-    if (e->applied.lsn < e->recovered_lsn) return UINT64_MAX;
+  if (is_primary(e)) {
+    if (e->fenced || e->applied.lsn < e->recovered_lsn) return UINT64_MAX;
     return e->applied.lsn >= e->gate.commit ? 0 : now - e->behind_since_ns;
   }
   return e->rops ? e->rops->staleness_ns(e->rctx, now) : UINT64_MAX;
 }
 
 static int stale(dw_engine *e, const struct read_goal *goal, uint64_t staleness) {
+  if (e->fenced) {
+    role_refuse_fenced(e, "this primary is fenced, fresher data is elsewhere");
+    return dw_fail_prefix(DW_STALE, "stale");
+  }
   if (goal->staleness_ns != UINT64_MAX) {
     if (staleness == UINT64_MAX)
       return dw_fail(DW_STALE, "staleness_ms=unknown bound_ms=%llu",
@@ -59,7 +63,7 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
     uint64_t now = mono_ns(e);
     uint64_t staleness = goal->staleness_ns == UINT64_MAX ? 0 : staleness_now(e, now);
     if (e->applied.lsn >= goal->lsn && staleness <= goal->staleness_ns) break;
-    if (now >= deadline || e->stopping || !e->threads) { /* without threads nothing moves while we wait */
+    if (now >= deadline || e->stopping || e->fenced || !e->threads) { /* without threads nothing moves while we wait */
       rc = stale(e, goal, staleness);
       break;
     }
@@ -74,7 +78,7 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
 
 static dw_lsn strong_lsn(dw_engine *e) {
   pthread_mutex_lock(&e->mu);
-  dw_lsn lsn = ever_committed(e);
+  dw_lsn lsn = e->fenced ? UINT64_MAX : ever_committed(e); /* fenced: others commit now */
   pthread_mutex_unlock(&e->mu);
   return lsn;
 }
@@ -97,7 +101,7 @@ static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
     break;
   case DW_STRONG:
     if (!ro->wait_ms) wait_ns = (uint64_t)e->opt.ack_timeout_ms * 1000000u;
-    if (e->opt.role == DW_PRIMARY) {
+    if (is_primary(e)) {
       goal.lsn = strong_lsn(e);
       break;
     }

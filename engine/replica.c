@@ -31,7 +31,7 @@ static int check_running(dw_engine *e) {
 }
 
 static int check_follower(dw_engine *e) {
-  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "this node is a primary: it takes no log from peers");
+  if (is_primary(e)) return dw_fail(DW_INVALID, "this node is a primary: it takes no log from peers");
   if (!e->wal) return dw_fail(DW_INVALID, "this follower has no cluster yet");
   return check_running(e);
 }
@@ -89,15 +89,14 @@ int engine_replica_sync(dw_engine *e, dw_lsn *durable) {
 }
 
 void engine_replica_commit(dw_engine *e, dw_lsn commit_lsn) {
-  if (e->opt.role != DW_FOLLOWER) return;
+  if (is_primary(e)) return;
   pthread_mutex_lock(&e->mu);
   if (commit_lsn > e->known_commit) e->known_commit = commit_lsn;
   follow_commit(e);
   pthread_mutex_unlock(&e->mu);
 }
 
-/* Waits for the apply role and keeps it: nobody applies until role_release. mu held. */
-static void role_take(dw_engine *e) {
+void apply_role_take(dw_engine *e) {
   while (e->apply_busy) {
     e->moved_waiters++;
     pthread_cond_wait(&e->moved_cond, &e->mu);
@@ -106,7 +105,7 @@ static void role_take(dw_engine *e) {
   e->apply_busy = true;
 }
 
-static void role_release(dw_engine *e) {
+void apply_role_release(dw_engine *e) {
   e->apply_busy = false;
   pipeline_kick(e);
   pipeline_moved(e);
@@ -136,7 +135,7 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   int rc = check_follower(e);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
-  role_take(e);
+  apply_role_take(e);
   dw_lsn from = e->gate.written;
   pthread_mutex_unlock(&e->mu);
   rc = check_unapplied(e, pos);
@@ -156,7 +155,7 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
     e->unapplied_bytes = 0;
     if (e->gate.commit == e->applied.lsn) apply_works(e); /* what it refused is gone */
   }
-  role_release(e);
+  apply_role_release(e);
   pthread_mutex_unlock(&e->mu);
   return rc ? replica_failed(e, rc) : DW_OK;
 }
@@ -184,7 +183,7 @@ static int adopt_log(dw_engine *e) {
 }
 
 int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
-  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not adopt a cluster");
+  if (is_primary(e)) return dw_fail(DW_INVALID, "a primary does not adopt a cluster");
   if (!hash128_zero(&e->node.cluster_id)) {
     bool ours_too = hash128_eq(&e->node.cluster_id, cluster_id);
     if (ours_too) return e->wal ? DW_OK : adopt_log(e); /* its log could not be made the last time */
@@ -193,13 +192,17 @@ int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
     hash128_hex(cluster_id, theirs);
     return dw_fail(DW_DIVERGED, "foreign cluster: %s belongs to cluster %s, the primary to %s", e->dir, ours, theirs);
   }
+  pthread_mutex_lock(&e->node_mu);
   struct node_file node = e->node;
   node.cluster_id = *cluster_id;
   int rc = node_file_save(e->env, e->dir, &node);
+  if (rc == DW_OK) {
+    pthread_mutex_lock(&e->mu);
+    e->node = node;
+    pthread_mutex_unlock(&e->mu);
+  }
+  pthread_mutex_unlock(&e->node_mu);
   if (rc) return rc;
-  pthread_mutex_lock(&e->mu);
-  e->node = node;
-  pthread_mutex_unlock(&e->mu);
   rc = adopt_log(e);
   if (rc == DW_OK) return DW_OK;
   /* No space, maybe. Without a log it would introduce itself with a position that is none, and be refused as diverged.
@@ -290,8 +293,10 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
 
 /* Makes NODE name the new generation. If that fails nobody can tell which one it names now (a rename may have come
  * about whose sync failed), and what would be acknowledged from here on could be in the wrong one: so the old one
- * is named again, or else the engine stops. */
-static int install_name(dw_engine *e, const struct install *in) {
+ * is named again, or else the engine stops. node_mu held. */
+static int install_name(dw_engine *e, struct install *in) {
+  in->node.promised_epoch = e->node.promised_epoch; /* perhaps given since the copy was made */
+  in->node.promised_node = e->node.promised_node;
   int rc = node_file_save(e->env, e->dir, &in->node);
   if (rc == DW_OK) return DW_OK;
   char why[400];
@@ -337,17 +342,19 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
 }
 
 int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct wal_pos *pos) {
-  if (e->opt.role != DW_FOLLOWER) return dw_fail(DW_INVALID, "a primary does not install checkpoints");
+  if (is_primary(e)) return dw_fail(DW_INVALID, "a primary does not install checkpoints");
   struct install in = {0};
   int rc = check_running(e);
   if (rc == DW_OK) rc = install_names(e, &in, cluster_id);
   if (rc == DW_OK) rc = install_build(e, &in, pos);
+  pthread_mutex_lock(&e->node_mu); /* until the running engine has what NODE says */
   if (rc == DW_OK) rc = install_name(e, &in);
   if (rc) {
+    pthread_mutex_unlock(&e->node_mu);
     install_free(&in);
     return dw_fail_prefix(rc, "installing the checkpoint of LSN %llu", (unsigned long long)pos->lsn);
   }
-  /* From here on the directory opens in the new state. */
+
   pthread_mutex_lock(&e->mu);
   e->installing = true;
   atomic_store(&e->stop_asking, true); /* a repair of the log that goes away is of no use */
@@ -357,13 +364,14 @@ int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct 
     e->moved_waiters--;
   }
   atomic_store(&e->stop_asking, e->closing);
-  role_take(e);
+  apply_role_take(e);
   scrub_drop(e);
   install_switch(e, &in, pos);
   e->installing = false;
-  role_release(e);
+  apply_role_release(e);
   if (e->rops) e->rops->applied_moved(e->rctx);
   pthread_mutex_unlock(&e->mu);
+  pthread_mutex_unlock(&e->node_mu);
   char *old_wal_dir = in.old_wal_dir;
   in.old_wal_dir = NULL;
   install_free(&in);                          /* closes the old log; the old store when its last iterator goes */

@@ -22,7 +22,7 @@ void engine_log(dw_engine *e, int level, const char *fmt, ...) {
 
 void engine_identity(dw_engine *e, struct engine_identity *out) {
   pthread_mutex_lock(&e->mu);
-  *out = (struct engine_identity){.role = e->opt.role,
+  *out = (struct engine_identity){.role = (dw_role)atomic_load(&e->role),
                                   .has_cluster = !hash128_zero(&e->node.cluster_id),
                                   .cluster_id = e->node.cluster_id,
                                   .incarnation = e->node.incarnation,
@@ -53,6 +53,7 @@ void engine_positions(dw_engine *e, struct engine_positions *out) {
   out->strong_lsn = ever_committed(e);
   out->persisted_lsn = e->persisted_lsn;
   out->epoch = e->epoch;
+  out->fenced = e->fenced;
   if (e->wal) {
     struct wal_stat st;
     wal_stat(e->wal, &st);
@@ -115,11 +116,14 @@ static void status_log(dw_engine *e, dw_status *s) {
 int dw_status_get(dw_engine *e, dw_status *s) {
   memset(s, 0, sizeof *s);
   pthread_mutex_lock(&e->mu);
-  s->role = e->opt.role;
+  s->role = (dw_role)atomic_load(&e->role);
   s->node_id = e->node.node_id;
   memcpy(s->cluster_id, e->node.cluster_id.b, 16);
   snprintf(s->region, sizeof s->region, "%s", e->opt.region);
   s->epoch = e->epoch;
+  s->promised_epoch = e->node.promised_epoch;
+  s->promised_node = e->node.promised_node;
+  s->fenced = e->fenced;
   s->mode = e->opt.mode;
   s->ack = e->opt.ack;
   s->acks = e->opt.acks;
@@ -130,7 +134,7 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->applied_lsn = e->applied.lsn;
   s->persisted_lsn = e->persisted_lsn;
   if (e->wal) status_log(e, s);
-  s->staleness_ms = e->opt.role == DW_PRIMARY ? 0 : UINT64_MAX;
+  s->staleness_ms = is_primary(e) ? 0 : UINT64_MAX;
   s->commits = e->commits;
   s->approximate_keys = e->health.approximate_keys;
   s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;

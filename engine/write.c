@@ -41,10 +41,17 @@ uint64_t write_deadline(const struct write_request *r, uint64_t now) {
   return now + r->timeout_ns + (r->need.mode == DW_SEMI_SYNC ? SEMI_SYNC_GRACE_NS : 0);
 }
 
+static int refuse_follower(const dw_engine *e) {
+  return dw_fail(DW_READ_ONLY, "this node is a follower%s%s: write at the primary", e->opt.primary ? " of " : "",
+                 e->opt.primary ? e->opt.primary : "");
+}
+
 /* Reasons to refuse before anything is queued. mu held. */
 static int refuse_now(dw_engine *e, const struct block_need *need) {
   if (e->stopping) return dw_fail(DW_CLOSED, "the engine is closing");
   if (e->failed_rc) return dw_fail(DW_CLOSED, "the engine stopped: %s", e->failed);
+  if (e->fenced) return role_refuse_fenced(e, "nothing was done, this primary is fenced");
+  if (!is_primary(e)) return refuse_follower(e);
   if (e->store_error_rc)
     return dw_fail(e->store_error_rc, "nothing was logged: the store refuses writes: %s", e->failed);
   if (need->mode == DW_SYNC && e->gate.marks.connected < need->acks)
@@ -136,9 +143,8 @@ static void serve(dw_engine *e, struct write_request *r) {
 
 static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf *body, uint32_t ops, dw_lsn *lsn) {
   if (lsn) *lsn = 0;
-  if (e->opt.role != DW_PRIMARY)
-    return dw_fail(DW_READ_ONLY, "this node is a follower%s%s: write at the primary", e->opt.primary ? " of " : "",
-                   e->opt.primary ? e->opt.primary : "");
+  if (!is_primary(e))
+    return refuse_follower(e);
   struct write_request r = {.body = body->data, .body_bytes = (uint32_t)body->len, .ops = ops};
   int rc = need_from_options(e, wo, &r.need, &r.timeout_ns);
   if (rc) return rc;
@@ -155,7 +161,7 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
   serve(e, &r);
   rc = r.rc;
   if (rc && r.error[0]) dw_fail(rc, "%s", r.error);
-  if (lsn && (rc == DW_OK || rc == DW_TIMEOUT || rc == DW_IO || rc == DW_CLOSED)) *lsn = r.lsn;
+  if (lsn) *lsn = request_lsn(&r);
   return rc;
 }
 
@@ -187,7 +193,7 @@ int dw_write(dw_engine *e, const dw_write_options *wo, const dw_batch *b, dw_lsn
 
 int dw_write_async(dw_engine *e, const dw_write_options *wo, const dw_batch *b, dw_commit_fn fn, void *arg) {
   if (!fn) return dw_fail(DW_INVALID, "dw_write_async without a callback: its answer would be lost");
-  if (e->opt.role != DW_PRIMARY) return dw_fail(DW_READ_ONLY, "this node is a follower: write at the primary");
+  if (!is_primary(e)) return refuse_follower(e);
   struct block_need need;
   uint64_t timeout_ns;
   int rc = need_from_options(e, wo, &need, &timeout_ns);
@@ -232,11 +238,13 @@ int dw_wait(dw_engine *e, dw_lsn lsn, const dw_write_options *wo) {
   if (lsn == 0) return dw_fail(DW_INVALID, "LSN 0 is no commit");
   uint64_t deadline = mono_ns(e) + timeout_ns;
   pthread_mutex_lock(&e->mu);
-  if (e->opt.role == DW_PRIMARY && lsn > e->gate.written)
+  if (is_primary(e) && lsn > e->gate.written)
     rc = dw_fail(DW_NOT_FOUND, "LSN %llu was never logged here, the log ends at %llu", (unsigned long long)lsn,
                  (unsigned long long)e->gate.written);
-  while (rc == DW_OK && !(e->applied.lsn >= lsn && (e->opt.role != DW_PRIMARY || gate_acked(&e->gate, &need, lsn)))) {
-    if (e->failed_rc || e->stopping) {
+  while (rc == DW_OK && !(e->applied.lsn >= lsn && (!is_primary(e) || gate_acked(&e->gate, &need, lsn)))) {
+    if (e->fenced) {
+      rc = role_refuse_fenced(e, "in doubt, this primary is fenced");
+    } else if (e->failed_rc || e->stopping) {
       rc = dw_fail(DW_CLOSED, "LSN %llu is in doubt: %s", (unsigned long long)lsn,
                    e->failed_rc ? e->failed : "the engine is closing");
     } else if (mono_ns(e) >= deadline) {

@@ -164,7 +164,7 @@ int msg_get_refuse(const struct frame *f, struct msg_refuse *m) {
   const uint8_t *p = f->body;
   *m = (struct msg_refuse){.code = get_u16(p), .lsn = get_u64(p + 8)};
   uint32_t n = get_u32(p + 4);
-  if (m->code == DW_OK || m->code > DW_UNSUPPORTED) return bad(f, "unknown code");
+  if (m->code == DW_OK || m->code > DW_FENCED) return bad(f, "unknown code");
   if (!all_zero(p + 2, 2)) return bad(f, "reserved bytes are not zero");
   if (n != f->h.body_len - 16) return bad(f, "text length does not fit");
   memcpy(m->text, p + 16, n);

@@ -80,6 +80,7 @@ struct receiver {
   struct msg_ckpt_file_end file_end;
   dw_lsn received, durable, applied;
   bool sync_now;
+  uint64_t sync_epoch; /* of the log's end when the sync began; then of what is durable: goes into our frames */
   uint64_t lazy_bytes, lazy_ns; /* unsynced that nobody waits for; since when (0: none) */
 
   /* acks */

@@ -43,8 +43,9 @@ void recv_start_stream(struct receiver *r) {
   recv_commit(r, r->welcome.commit_lsn);
   r->upstream_commit = r->welcome.commit_lsn;
   r->upstream_tail = r->welcome.tail_lsn;
-  /* What an earlier connection appended may be unsynced still. */
-  r->sync_now = r->durable < r->received;
+  /* What an earlier connection appended may be unsynced still, an epoch record without an LSN of its own included. */
+  r->sync_now = r->pos.tail.epoch != 0;
+  r->me.epoch = r->sync_epoch = 0; /* until then we vouch for no epoch */
   r->lazy_bytes = r->lazy_ns = 0;
   r->want_applied = 0;
   r->ack_now = true;
@@ -117,7 +118,6 @@ void receiver_appended(struct receiver *r, int rc, const struct wal_pos *tail, c
   if (recv_answer(r, RS_APPEND, rc, text, now_ns)) {
     r->pos.tail = *tail;
     r->received = tail->lsn;
-    r->me.epoch = tail->epoch;
     r->lazy_bytes += bytes;
     if (!r->lazy_ns) r->lazy_ns = r->now_ns ? r->now_ns : 1;
     if (received_waits) r->ack_now = true;
@@ -129,6 +129,7 @@ void receiver_appended(struct receiver *r, int rc, const struct wal_pos *tail, c
 void receiver_synced(struct receiver *r, int rc, dw_lsn durable, const char *text, uint64_t now_ns) {
   if (recv_answer(r, RS_SYNC, rc, text, now_ns)) {
     if (durable > r->durable) r->durable = durable;
+    r->me.epoch = r->sync_epoch;
     r->ack_now = true;
   }
   recv_advance(r);
@@ -187,6 +188,7 @@ static void next_store(struct receiver *r) {
   if (r->sync_now || lazy) { /* before the next append: what was appended is all that was at hand */
     r->sync_now = false;
     r->lazy_ns = r->lazy_bytes = 0;
+    r->sync_epoch = r->pos.tail.epoch;
     recv_ask(r, RS_SYNC);
   } else if (r->batch.n) {
     struct recv_batch empty = r->appending;

@@ -126,11 +126,14 @@ static dw_lsn clamp(dw_lsn said, dw_lsn had, dw_lsn sent) {
 static void on_ack(struct shipper *s, const struct frame *f) {
   struct msg_ack m;
   msg_get_ack(f, &m);
+  s->marks.staleness_ms = m.staleness_ms;
+  s->marks_changed = true;
+  /* A follower that has not made our epoch's record durable may still lose its log's end to another candidate, so
+   * what it acknowledges of earlier epochs does not count yet (docs/decisions/0007). */
+  if (f->h.epoch < s->tail.epoch) return;
   s->marks.received = clamp(m.received, s->marks.received, s->sent.lsn);
   s->marks.durable = clamp(m.durable, s->marks.durable, s->sent.lsn);
   s->marks.applied = clamp(m.applied, s->marks.applied, s->sent.lsn);
-  s->marks.staleness_ms = m.staleness_ms;
-  s->marks_changed = true;
 }
 
 static void on_probe(struct shipper *s, const struct frame *f) {

@@ -28,7 +28,8 @@ enum {
   DW_DIVERGED,
   DW_CLOSED,
   DW_NO_MEMORY,
-  DW_UNSUPPORTED
+  DW_UNSUPPORTED,
+  DW_FENCED
 };
 #endif
 
