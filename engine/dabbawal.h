@@ -159,6 +159,12 @@ typedef struct {
    * A follower asks `primary`; besides, or on a primary, those named here are asked: "host:port[,host:port...]",
    * listen addresses of any nodes of the cluster. NULL: nobody. */
   const char *repair_from;
+  /* Listen addresses of all *other* nodes of the cluster, "host:port[,host:port...]": whom dw_promote asks, and how many
+   * nodes there are. Every node names the same cluster. NULL: dw_promote has nobody to ask. */
+  const char *peers;
+  const char *client_address; /* "host:port" that this node's clients use (a daemon's RESP port), told to the other nodes, so that
+                                 each can name the primary; NULL: unknown */
+  uint32_t priority;          /* default 100: among followers that have the same log the highest is promoted; 0: never */
   uint64_t scrub_bytes_per_s; /* default 4 MiB: how fast the background scrub reads the log's old segments; 0: never */
   uint64_t scrub_interval_ms; /* default 24 h, from the beginning of one pass to that of the next */
   dw_log_fn log;              /* NULL: warnings and errors go to stderr */
@@ -257,6 +263,28 @@ DW_API void dw_stop(dw_engine *);
  * may be running or follow; iterators must be destroyed before. Returns the first error met; the
  * handle is gone in any case. */
 DW_API int dw_close(dw_engine *);
+
+/* ---- roles --------------------------------------------------------------------------------- */
+
+typedef struct {
+  int force;            /* be content with the promises that come, and with a log that may lack acknowledged writes */
+  uint64_t max_lag_ms;  /* refuse if this node's data is staler than that, or of unknown age; 0: any age will do */
+  uint32_t timeout_ms;  /* for all of it; 0: 5000 */
+} dw_promote_options;
+
+/* Follower -> primary, without closing: iterators and readers stay. Asks `peers` for what they have, then for the promise to
+ * follow and acknowledge no older epoch, and begins a new epoch once nodes - acks of them (this one included) have
+ * promised and nobody among them has a longer log. An old primary that promises, or hears of it later, answers DW_FENCED.
+ * NULL options: the defaults. Blocks; any thread, one at a time. DW_OK also means that the epoch's record is durable here.
+ * Errors: DW_INVALID (a primary already, no data yet, no peers and not forced), DW_STALE (max_lag_ms, or somebody has more:
+ * the message says who and by how much), DW_NOT_ENOUGH_FOLLOWERS (too few promises), DW_FENCED (somebody else was faster),
+ * DW_TIMEOUT, DW_LOCKED (another one is under way), DW_IO, DW_CLOSED. After an error the node follows again as before. */
+DW_API int dw_promote(dw_engine *, const dw_promote_options *);
+
+/* Follows `primary` ("host:port", copied) from now on; NULL: nobody, acknowledge nothing, serve what is there. A primary becomes a
+ * follower: writes that are not answered yet end with DW_FENCED, in doubt if they were logged. What such a log holds
+ * beyond the new primary's history is dealt with when they meet. Any thread. DW_INVALID (not an address), DW_CLOSED. */
+DW_API int dw_follow(dw_engine *, const char *primary);
 
 /* ---- writing (primary) --------------------------------------------------------------------- */
 

@@ -24,6 +24,7 @@ void dw_options_init(dw_options *o) {
       .peer_timeout_ms = 5000,
       .scrub_bytes_per_s = 4u << 20,
       .scrub_interval_ms = 24u * 3600u * 1000u,
+      .priority = 100,
   };
 }
 
@@ -60,6 +61,8 @@ static int options_check(const dw_options *o) {
     return dw_fail(DW_INVALID, "option zstd_level is %d: -5 to 19 allowed", o->zstd_level);
   if (o->region && strlen(o->region) >= DW_REGION_BYTES)
     return dw_fail(DW_INVALID, "option region is longer than %d bytes", DW_REGION_BYTES - 1);
+  if (o->client_address && strlen(o->client_address) >= DW_ADDRESS_BYTES)
+    return dw_fail(DW_INVALID, "option client_address is longer than %d bytes", DW_ADDRESS_BYTES - 1);
   if (o->primary && o->role == DW_PRIMARY)
     return dw_fail(DW_INVALID, "option primary is set ('%s'), but role is DW_PRIMARY", o->primary);
   return DW_OK;
@@ -83,7 +86,7 @@ int options_copy(dw_options *dst, const dw_options *src) {
   if (o.retain_ms > UINT64_MAX / 1000000u) o.retain_ms = UINT64_MAX / 1000000u; /* for ever */
   int rc = options_check(&o);
   if (rc) return rc;
-  const char **strings[] = {&o.region, &o.listen, &o.primary, &o.repair_from};
+  const char **strings[] = {&o.region, &o.listen, &o.primary, &o.repair_from, &o.peers, &o.client_address};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     rc = copy_string(strings[i]);
     if (rc) {
@@ -100,4 +103,6 @@ void options_free(dw_options *o) {
   free((char *)(uintptr_t)o->listen);
   free((char *)(uintptr_t)o->primary);
   free((char *)(uintptr_t)o->repair_from);
+  free((char *)(uintptr_t)o->peers);
+  free((char *)(uintptr_t)o->client_address);
 }
