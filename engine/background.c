@@ -80,6 +80,7 @@ void background_tick(dw_engine *e, struct request_list *done) {
   pipeline_complete(e, done);
   write_time_outs(e, now, done);
   if (e->stopping) pipeline_fail_all(e, DW_CLOSED, "the engine is closing", done);
+  if (e->paused_until_ns <= now) e->paused_until_ns = 0;
   struct lag_sample *last = &e->lag[(e->next_lag + LAG_SAMPLES - 1) % LAG_SAMPLES];
   if (now - last->at_ns >= LAG_SAMPLE_NS && e->gate.commit != last->commit) {
     e->lag[e->next_lag] = (struct lag_sample){now, e->gate.commit};

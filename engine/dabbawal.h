@@ -268,6 +268,8 @@ DW_API int dw_close(dw_engine *);
 
 typedef struct {
   int force;            /* be content with the promises that come, and with a log that may lack acknowledged writes */
+  int handover;         /* the primary lives: it pauses its writes until this node has everything, then is fenced. Writes that
+                           wait meanwhile are not done, or go on if this fails. DW_NOT_FOUND: no primary answers */
   uint64_t max_lag_ms;  /* refuse if this node's data is staler than that, or of unknown age; 0: any age will do */
   uint32_t timeout_ms;  /* for all of it; 0: 5000 */
 } dw_promote_options;

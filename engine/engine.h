@@ -98,8 +98,10 @@ void engine_pin_log(dw_engine *, dw_lsn lsn);
 static inline uint64_t epoch_term(uint64_t epoch) {
   return epoch >> 32;
 }
-/* An epoch of the next term that no other candidate is likely to draw. */
-int epoch_next_term(struct env *, uint64_t above, uint64_t *epoch);
+/* An epoch of the next term; draw: random, so that no two candidates begin the same one. Room for openings above it. */
+static inline uint64_t epoch_next_term(uint64_t above, uint32_t draw) {
+  return (epoch_term(above) + 1) << 32 | 0x10000u | (draw & 0x7fffffffu);
+}
 
 struct engine_promise {
   uint64_t epoch, node_id; /* 0: none */
@@ -114,6 +116,10 @@ void engine_promised(dw_engine *, struct engine_promise *);
  * log's end for an answer. DW_FENCED: our log's epoch or another candidate's promise is as high already; the message says
  * which. DW_IO, DW_NO_SPACE: nothing is promised. Blocks on disk. */
 int engine_promise(dw_engine *, uint64_t epoch, uint64_t node_id, const char *address);
+
+/* A primary logs nothing until `until_ns` (monotonic; 0: goes on now): writes wait in the queue. *writing: a group is being
+ * logged just now. */
+void engine_pause(dw_engine *, uint64_t until_ns, bool *writing);
 
 /* Follower -> primary, in place: readers and iterators stay. The caller has ended the stream (no engine_replica_* call
  * runs or follows) and the engine has promised `epoch` to itself. Everything in the log is kept; what is not known

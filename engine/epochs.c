@@ -89,14 +89,6 @@ uint64_t epochs_last(const dw_engine *e) {
   return last;
 }
 
-int epoch_next_term(struct env *env, uint64_t above, uint64_t *epoch) {
-  uint32_t low = 0;
-  int rc = env->ops->random(env, &low, sizeof low);
-  /* Room below for nobody, room above for openings. */
-  *epoch = (epoch_term(above) + 1) << 32 | 0x10000u | (low & 0x7fffffffu);
-  return rc;
-}
-
 int epoch_start(dw_engine *e, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn) {
   struct wal_stat st;
   wal_stat(e->wal, &st);

@@ -144,6 +144,7 @@ struct dw_engine {
   dw_lsn pin_lsn;
   bool fenced;                /* primary: a newer epoch was promised; commit_lsn stands still */
   char fence_address[DW_ADDRESS_BYTES]; /* of the node that was promised it, "" if unknown */
+  uint64_t paused_until_ns;   /* primary: nothing is logged before; 0: not paused */
   bool stopping;              /* dw_stop: nobody waits any more */
   bool closing;
   int failed_rc;              /* log or store stopped for good */

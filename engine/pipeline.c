@@ -145,7 +145,7 @@ void pipeline_advance(dw_engine *e) {
 
 bool pipeline_can_log(const dw_engine *e) {
   /* Blocks are counted as stored, the bodies of unanswered requests as they are: compressible ones are larger. */
-  if (e->log_busy || !e->queue.head || e->failed_rc) return false;
+  if (e->log_busy || !e->queue.head || e->failed_rc || e->paused_until_ns) return false;
   return e->unapplied_bytes < UNAPPLIED_MAX_BYTES && e->pending.bytes + e->lingering.bytes < UNAPPLIED_MAX_BYTES;
 }
 

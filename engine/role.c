@@ -79,6 +79,7 @@ int role_refuse_fenced(const dw_engine *e, const char *what) {
 /* From here on nothing is acknowledged. mu held. */
 static void fence(dw_engine *e, struct request_list *done) {
   e->fenced = true;
+  e->paused_until_ns = 0;
   engine_log(e, DW_LOG_ERROR, "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
              (ull)e->node.promised_epoch, (ull)e->node.promised_node,
              e->fence_address[0] ? e->fence_address : "address unknown", (ull)e->epoch);
@@ -117,7 +118,7 @@ int engine_promise(dw_engine *e, uint64_t epoch, uint64_t node_id, const char *a
     pthread_mutex_lock(&e->mu);
     e->node.promised_epoch = epoch;
     e->node.promised_node = node_id;
-    snprintf(e->fence_address, sizeof e->fence_address, "%s", address);
+    if (!given || address[0]) snprintf(e->fence_address, sizeof e->fence_address, "%s", address);
     if (is_primary(e) && !e->fenced) fence(e, &done);
     pthread_mutex_unlock(&e->mu);
     pipeline_wake(&done);
@@ -131,6 +132,14 @@ void engine_promised(dw_engine *e, struct engine_promise *out) {
   *out = (struct engine_promise){
       .epoch = e->node.promised_epoch, .node_id = e->node.promised_node, .fenced = e->fenced};
   memcpy(out->primary, e->fence_address, sizeof out->primary);
+  pthread_mutex_unlock(&e->mu);
+}
+
+void engine_pause(dw_engine *e, uint64_t until_ns, bool *writing) {
+  pthread_mutex_lock(&e->mu);
+  e->paused_until_ns = is_primary(e) && !e->fenced ? until_ns : 0;
+  *writing = e->log_busy;
+  pipeline_kick(e);
   pthread_mutex_unlock(&e->mu);
 }
 
@@ -151,8 +160,10 @@ int role_open(dw_engine *e, const struct wal_recovery *rec) {
     reason = EPOCH_CREATED;
   } else if (!ours || e->node.promised_epoch > last) { /* a follower's directory, or a promotion that a crash cut off */
     reason = EPOCH_PROMOTED;
-    int rc = epoch_next_term(e->env, e->node.promised_epoch > last ? e->node.promised_epoch : last, &epoch);
+    uint32_t draw = 0;
+    int rc = e->env->ops->random(e->env, &draw, sizeof draw);
     if (rc) return rc;
+    epoch = epoch_next_term(e->node.promised_epoch > last ? e->node.promised_epoch : last, draw);
   }
   return epoch_start(e, epoch, reason, e->gate.commit);
 }
@@ -239,7 +250,10 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
       not_promoted(e, rc, &done);
     apply_role_release(e);
   }
-  if (rc == DW_OK) {
+  if (rc == DW_OK && e->node.promised_epoch > epoch) { /* somebody was faster while our record was written */
+    fence(e, &done);
+    rc = role_refuse_fenced(e, "promoted, and fenced at once");
+  } else if (rc == DW_OK) {
     pipeline_advance(e);
     pipeline_kick(e);
     engine_log(e, DW_LOG_WARN, "primary now: epoch %llu (term %llu) begins behind LSN %llu, commit_lsn %llu", (ull)epoch,
@@ -274,6 +288,7 @@ int engine_demote(dw_engine *e) {
   gate_restart(e);
   atomic_store(&e->role, DW_FOLLOWER);
   e->fenced = false;
+  e->paused_until_ns = 0;
   apply_role_release(e);
   engine_log(e, DW_LOG_WARN, "follower now: the log ends at LSN %llu, applied is LSN %llu", (ull)e->gate.written,
              (ull)e->applied.lsn);

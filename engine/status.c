@@ -148,7 +148,7 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->repaired_blocks = e->scrub.repaired_blocks;
   snprintf(s->scrub_result, sizeof s->scrub_result, "%s", e->scrub.result);
   snprintf(s->error, sizeof s->error, "%s", e->failed);
-  if (e->opt.primary) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
+  if (e->opt.primary && !e->rops) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
   if (e->rops) e->rops->status(e->rctx, s);
   pthread_mutex_unlock(&e->mu);
   return DW_OK;

@@ -248,6 +248,13 @@ static void drive(struct talk *t) {
         answer(t, &a, DW_OK);
       }
       break;
+    case SHIP_FENCE: {
+      struct msg_fenced told = {.verdict = FENCE_TOLD, .role = DW_PRIMARY, .has_data = true, .durable = t->log.end};
+      CHECK(a.fence->node_id && (a.fence->what == FENCE_ASK) == (a.fence->epoch == 0));
+      shipper_fence_answer(t->ship, &told, t->now);
+      break;
+    }
+    case SHIP_FENCE_HEARD: CHECK(a.heard.epoch > t->log.end.epoch && a.heard.node_id); break;
     case SHIP_PROBE:
       t->asked[t->asked_count++ % 128] = a.probe;
       shipper_probe_answer(t->ship, &a.probe, t->commit, t->now);

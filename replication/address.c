@@ -1,5 +1,5 @@
 /* Parsing of address.h. A bare IPv6 address without brackets is refused: where its port begins is a guess. */
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,4 +35,22 @@ int address_parse(const char *text, struct address *out) {
   out->host[n] = 0;
   if (strcmp(out->host, "*") == 0) out->host[0] = 0;
   return copy_port(text, port, out);
+}
+
+bool address_next(const char **list, char out[ADDRESS_BYTES]) {
+  *list += strspn(*list, ", ");
+  size_t n = strcspn(*list, ", ");
+  if (!n) return false;
+  snprintf(out, ADDRESS_BYTES, "%.*s", (int)(n < ADDRESS_BYTES ? n : ADDRESS_BYTES - 1), *list);
+  *list += n;
+  return true;
+}
+
+int address_check_peer(const char *name) {
+  struct address a;
+  int rc = address_parse(name, &a);
+  if (rc) return rc;
+  if (!a.host[0] || strtoul(a.port, NULL, 10) == 0)
+    return dw_fail(DW_INVALID, "'%s': a host and a port are needed to connect to", name);
+  return DW_OK;
 }

@@ -2,6 +2,7 @@
 #ifndef DW_REPLICATION_ADDRESS_H
 #define DW_REPLICATION_ADDRESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define ADDRESS_HOST_BYTES 256
@@ -12,5 +13,11 @@ struct address {
 };
 /* DW_INVALID with a message that quotes the text and says what is wrong with it. */
 int address_parse(const char *text, struct address *out);
+
+#define ADDRESS_BYTES 300u
+/* The next name of a list separated by commas or spaces, which *list moves behind; false at its end. */
+bool address_next(const char **list, char out[ADDRESS_BYTES]);
+/* One to connect to: a host and a port are needed. DW_INVALID. */
+int address_check_peer(const char *name);
 
 #endif

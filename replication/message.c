@@ -34,6 +34,8 @@ static const struct {
     [MSG_FETCH] = {"FETCH", 88, 4096, 0}, /* later versions append */
     [MSG_FETCHED] = {"FETCHED", MSG_FETCHED_PREFIX_BYTES, MSG_FETCHED_PREFIX_BYTES + WAL_MAX_BLOCK_BYTES,
                      MSG_FETCHED_PREFIX_BYTES},
+    [MSG_FENCE] = {"FENCE", 160, 4096, 0}, /* later versions append */
+    [MSG_FENCED] = {"FENCED", 216, 216 + MSG_TEXT_BYTES, 0},
 };
 
 const char *msg_name(unsigned type) {
@@ -54,7 +56,7 @@ size_t msg_hashed_bytes(unsigned type, size_t body_len) {
 /* May travel before WELCOME has chosen a version, so they are the same in all of them. */
 static bool any_version(unsigned type) {
   return type == MSG_HELLO || type == MSG_WELCOME || type == MSG_REFUSE || type == MSG_HEARTBEAT || type == MSG_FETCH ||
-         type == MSG_FETCHED;
+         type == MSG_FETCHED || type == MSG_FENCE || type == MSG_FENCED;
 }
 
 /* ---- header -------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  * A connection carries frames in both directions: a 48-byte header and a body. A frame is valid if and only if
  *   1. magic, flags (0) and the header checksum are right;
  *   2. its type is one that the reader accepts now (frame_reader_accept) and body_len is within that type's bounds;
- *   3. its version is 0 for HELLO, WELCOME, REFUSE, HEARTBEAT, FETCH and FETCHED, else the version that WELCOME chose;
+ *   3. its version is 0 for HELLO, WELCOME, REFUSE, HEARTBEAT, FETCH, FETCHED, FENCE and FENCED, else the version that WELCOME chose;
  *   4. the body checksum matches. In the three bulk types it covers the fixed prefix only, because the bulk verifies
  *      itself: blocks by their own header checksum, payload hash and chain (checksummed once, at the primary),
  *      checkpoint chunks by the hash in their prefix;
@@ -36,6 +36,7 @@
 #define MSG_MAX_HEARTBEAT_MS 60000u
 #define MSG_FETCHED_PREFIX_BYTES 48u /* version, count, id, cluster, reserved */
 #define MSG_FETCH_BYTES 1048576u     /* of blocks in one FETCHED; a bigger block travels alone */
+#define MSG_ADDRESS_BYTES 64u        /* NUL-padded */
 
 enum msg_type {
   MSG_HELLO = 1,          /* f->p: who I am, where my log ends */
@@ -56,7 +57,9 @@ enum msg_type {
   MSG_CKPT_INSTALLED = 16, /* f->p: switched over; HELLO follows */
   MSG_FETCH = 17,          /* asker -> any node, instead of HELLO: blocks to repair a log with */
   MSG_FETCHED = 18,        /* back: whole blocks, byte for byte as on disk */
-  MSG_TYPES = 19
+  MSG_FENCE = 20,          /* candidate -> any node, instead of HELLO: what do you have, promise me an epoch, it has begun */
+  MSG_FENCED = 21,         /* back */
+  MSG_TYPES = 22
 };
 #define MSG_BIT(type) (1u << (type))
 const char *msg_name(unsigned type); /* "HELLO"; "type 99" is the caller's to print: NULL */
@@ -136,7 +139,7 @@ struct msg_welcome {
 
 struct msg_refuse {
   uint16_t code;  /* DW_* */
-  dw_lsn lsn;     /* since which LSN, 0: does not apply */
+  dw_lsn lsn;     /* since which LSN, 0: does not apply. DW_FENCED: the node that the frame's epoch was promised to */
   char text[MSG_TEXT_BYTES + 1];
 };
 
@@ -172,6 +175,46 @@ struct msg_fetched {
   struct hash128 cluster_id;
   const uint8_t *blocks; /* as in msg_blocks, to be walked as one */
   size_t bytes;
+};
+
+/* A candidate's question, see promotion.h. */
+enum fence_what {
+  FENCE_ASK = 0,     /* only what the node has: nothing changes there */
+  FENCE_PROMISE = 1, /* promise to follow and acknowledge nothing below `epoch` */
+  FENCE_BEGUN = 2,   /* `epoch` has begun here: follow `address` */
+  FENCE_PAUSE = 3    /* a primary: log nothing for FENCE_PAUSE_MS, so that I can catch up with you */
+};
+#define FENCE_PAUSE_MS 1000u /* then writes go on by themselves, unless it is asked for again or fenced */
+struct msg_fence {
+  uint16_t version_min, version_max;
+  uint8_t what; /* enum fence_what */
+  bool force;   /* FENCE_PROMISE: also if you have more than I */
+  struct hash128 cluster_id;
+  uint64_t node_id;
+  uint64_t id;    /* rising; the answer carries it */
+  uint64_t epoch; /* 0 in FENCE_ASK and FENCE_PAUSE */
+  char address[MSG_ADDRESS_BYTES]; /* where the candidate listens; terminated. Host "" or a wildcard: where it comes from */
+  struct wal_pos durable; /* end of the candidate's log */
+};
+enum fence_verdict { FENCE_TOLD = 0, FENCE_PROMISED = 1, FENCE_REFUSED = 2 };
+struct msg_fenced {
+  uint16_t version;
+  uint8_t verdict; /* enum fence_verdict */
+  uint8_t role;    /* dw_role */
+  bool fenced;     /* a primary that acknowledges nothing any more */
+  bool writing;    /* a primary that is just appending to its log: `durable` will move */
+  bool has_data;   /* false: it has no log yet, and its word is worth nothing */
+  uint32_t priority;
+  struct hash128 cluster_id;
+  uint64_t node_id;
+  struct hash128 incarnation;
+  uint64_t id;
+  uint64_t promised_epoch, promised_node; /* 0: none */
+  struct wal_pos durable; /* end of what it has made durable, read after the promise took effect */
+  dw_lsn commit_lsn, applied_lsn;
+  uint64_t staleness_ms; /* UINT64_MAX: unknown */
+  char primary[MSG_ADDRESS_BYTES]; /* whom it follows, or "" */
+  char text[MSG_TEXT_BYTES + 1];   /* why it refused */
 };
 
 #define MSG_MAX_HOPS 8u /* a probe relayed more often runs in a circle of followers */
@@ -233,6 +276,8 @@ int msg_put_ckpt_done(struct buf *, const struct msg_sender *, const struct hash
 int msg_put_ckpt_ack(struct buf *, const struct msg_sender *, const struct msg_ckpt_ack *);
 int msg_put_ckpt_installed(struct buf *, const struct msg_sender *, const struct hash128 *id);
 int msg_put_fetch(struct buf *, const struct msg_sender *, const struct msg_fetch *);
+int msg_put_fence(struct buf *, const struct msg_sender *, const struct msg_fence *);
+int msg_put_fenced(struct buf *, const struct msg_sender *, const struct msg_fenced *); /* text cut to MSG_TEXT_BYTES */
 /* A frame with the given body; for the manifest and for tests. */
 int msg_put(struct buf *, const struct msg_sender *, unsigned type, const void *body, size_t n);
 /* Header and prefix only; the caller sends the bulk behind them. */
@@ -250,6 +295,8 @@ int msg_get_refuse(const struct frame *, struct msg_refuse *);
 int msg_get_blocks(const struct frame *, struct msg_blocks *);
 int msg_get_fetch(const struct frame *, struct msg_fetch *);
 int msg_get_fetched(const struct frame *, struct msg_fetched *);
+int msg_get_fence(const struct frame *, struct msg_fence *);
+int msg_get_fenced(const struct frame *, struct msg_fenced *);
 int msg_get_commit(const struct frame *, dw_lsn *commit_lsn);
 int msg_get_ack(const struct frame *, struct msg_ack *);
 int msg_get_probe(const struct frame *, struct msg_probe *);

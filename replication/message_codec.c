@@ -314,6 +314,114 @@ int msg_get_fetched(const struct frame *f, struct msg_fetched *m) {
   return DW_OK;
 }
 
+/* ---- promises ------------------------------------------------------------------------------ */
+
+static void put_text(uint8_t *p, const char *text, size_t cap) {
+  memcpy(p, text, strnlen(text, cap - 1));
+}
+static bool get_text(const uint8_t *p, char *out, size_t cap) {
+  if (p[cap - 1] != 0) return false;
+  memcpy(out, p, cap);
+  size_t n = strlen(out);
+  printable(out);
+  return all_zero(p + n, cap - n);
+}
+
+int msg_put_fence(struct buf *b, const struct msg_sender *s, const struct msg_fence *m) {
+  uint8_t p[160] = {0};
+  put_u16(p, m->version_min);
+  put_u16(p + 2, m->version_max);
+  p[4] = m->what;
+  p[5] = m->force;
+  put_hash(p + 8, &m->cluster_id);
+  put_u64(p + 24, m->node_id);
+  put_u64(p + 32, m->id);
+  put_u64(p + 40, m->epoch);
+  put_text(p + 48, m->address, MSG_ADDRESS_BYTES);
+  put_pos(p + 112, &m->durable);
+  return msg_put(b, s, MSG_FENCE, p, sizeof p);
+}
+
+int msg_get_fence(const struct frame *f, struct msg_fence *m) {
+  const uint8_t *p = f->body;
+  *m = (struct msg_fence){.version_min = get_u16(p), .version_max = get_u16(p + 2)};
+  int rc = check_versions(f, m->version_min, m->version_max);
+  if (rc) return rc;
+  m->what = p[4];
+  m->force = p[5] & 1;
+  m->cluster_id = get_hash(p + 8);
+  m->node_id = get_u64(p + 24);
+  m->id = get_u64(p + 32);
+  m->epoch = get_u64(p + 40);
+  m->durable = get_pos(p + 112);
+  if (p[5] > 1 || !all_zero(p + 6, 2) || !all_zero(p + 144, 16)) return bad(f, "reserved bytes are not zero");
+  if (!get_text(p + 48, m->address, MSG_ADDRESS_BYTES)) return bad(f, "the address does not end");
+  if (m->what > FENCE_PAUSE) return bad(f, "unknown question");
+  if (hash128_zero(&m->cluster_id)) return bad(f, "no cluster id");
+  if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
+  if (m->id == 0) return bad(f, "id is zero");
+  if ((m->what == FENCE_ASK || m->what == FENCE_PAUSE) != (m->epoch == 0)) return bad(f, "an epoch where none belongs, or none");
+  return DW_OK;
+}
+
+int msg_put_fenced(struct buf *b, const struct msg_sender *s, const struct msg_fenced *m) {
+  uint8_t p[216 + MSG_TEXT_BYTES] = {0};
+  size_t n = strnlen(m->text, MSG_TEXT_BYTES);
+  put_u16(p, m->version);
+  p[2] = m->verdict;
+  p[3] = m->role;
+  p[4] = (uint8_t)((m->fenced ? 1 : 0) | (m->has_data ? 2 : 0) | (m->writing ? 4 : 0));
+  put_u32(p + 8, m->priority);
+  put_u32(p + 12, (uint32_t)n);
+  put_hash(p + 16, &m->cluster_id);
+  put_u64(p + 32, m->node_id);
+  put_hash(p + 40, &m->incarnation);
+  put_u64(p + 56, m->id);
+  put_u64(p + 64, m->promised_epoch);
+  put_u64(p + 72, m->promised_node);
+  put_pos(p + 80, &m->durable);
+  put_u64(p + 112, m->commit_lsn);
+  put_u64(p + 120, m->applied_lsn);
+  put_u64(p + 128, m->staleness_ms);
+  put_text(p + 136, m->primary, MSG_ADDRESS_BYTES);
+  memcpy(p + 216, m->text, n);
+  return msg_put(b, s, MSG_FENCED, p, 216 + n);
+}
+
+int msg_get_fenced(const struct frame *f, struct msg_fenced *m) {
+  const uint8_t *p = f->body;
+  *m = (struct msg_fenced){.version = get_u16(p),
+                           .verdict = p[2],
+                           .role = p[3],
+                           .fenced = p[4] & 1,
+                           .has_data = p[4] & 2,
+                           .writing = p[4] & 4,
+                           .priority = get_u32(p + 8),
+                           .cluster_id = get_hash(p + 16),
+                           .node_id = get_u64(p + 32),
+                           .incarnation = get_hash(p + 40),
+                           .id = get_u64(p + 56),
+                           .promised_epoch = get_u64(p + 64),
+                           .promised_node = get_u64(p + 72),
+                           .durable = get_pos(p + 80),
+                           .commit_lsn = get_u64(p + 112),
+                           .applied_lsn = get_u64(p + 120),
+                           .staleness_ms = get_u64(p + 128)};
+  size_t n = get_u32(p + 12);
+  if (m->version < MSG_VERSION_MIN || m->version > MSG_VERSION_MAX)
+    return dw_fail(DW_UNSUPPORTED, "FENCED chose protocol version %u, not offered", m->version);
+  if ((p[4] & ~7u) || !all_zero(p + 5, 3) || !all_zero(p + 200, 16)) return bad(f, "reserved bytes are not zero");
+  if (n != f->h.body_len - 216u) return bad(f, "length of the text does not fit");
+  if (m->verdict > FENCE_REFUSED) return bad(f, "unknown verdict");
+  if (m->role != DW_PRIMARY && m->role != DW_FOLLOWER) return bad(f, "unknown role");
+  if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
+  if ((m->promised_epoch == 0) != (m->promised_node == 0)) return bad(f, "half a promise");
+  if (!get_text(p + 136, m->primary, MSG_ADDRESS_BYTES)) return bad(f, "the address does not end");
+  memcpy(m->text, p + 216, n);
+  printable(m->text);
+  return DW_OK;
+}
+
 /* ---- checkpoint ---------------------------------------------------------------------------- */
 
 int msg_put_ckpt_want(struct buf *b, const struct msg_sender *s, const struct hash128 *id, const uint64_t *offsets,

@@ -30,7 +30,7 @@ static void hook_commit_moved(void *ctx) {
 }
 static void hook_applied_moved(void *ctx) {
   struct node *n = ctx;
-  if (n->follow) node_wake(n, WAKE_APPLIED);
+  if (atomic_load(&n->following)) node_wake(n, WAKE_APPLIED);
 }
 static uint64_t hook_staleness(void *ctx, uint64_t now_ns) {
   struct node *n = ctx;
@@ -55,6 +55,7 @@ static void begin_stop(struct node *n) {
   transport_stop_listening(n->t);
   serve_end_all(n, DW_CLOSED, "this node is stopping");
   if (n->follow) follow_stop(n);
+  promote_stop(n);
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b) {
@@ -82,13 +83,15 @@ static void node_pump(void *ctx) {
     next = follow_pump(n, wake, tick, now);
   }
   next = sooner(next, serve_pump(n, wake, now));
+  role_pump(n, now);
+  next = sooner(next, promote_pump(n, now));
   flush_acks(n);
   if (tick || n->pins_changed) {
     bootstrap_expire(n, now);
     serve_pin_log(n);
   }
   report_pump(n, now, tick);
-  if (n->stopping && !n->peers && (!n->follow || follow_idle(n))) {
+  if (n->stopping && !n->peers && (!n->follow || follow_idle(n)) && role_idle(n)) {
     transport_finish(n->t);
     return;
   }
@@ -104,6 +107,7 @@ static void node_free(struct node *n) {
   quorum_free(&n->quorum);
   pthread_mutex_destroy(&n->strong_mu);
   pthread_mutex_destroy(&n->report_mu);
+  pthread_mutex_destroy(&n->role_mu);
   free(n);
 }
 
@@ -113,12 +117,14 @@ static int node_build(dw_engine *e, struct node **out) {
   n->e = e;
   n->env = engine_env(e);
   n->opt = engine_options(e);
-  n->role = n->opt->role;
+  atomic_init(&n->role, (int)n->opt->role);
+  if (n->opt->primary) snprintf(n->primary, sizeof n->primary, "%s", n->opt->primary);
   n->tick_ns = n->opt->heartbeat_ms * 1000000ull / 5;
   if (n->tick_ns > 100000000ull) n->tick_ns = 100000000ull;
   atomic_init(&n->fresh_as_of, UINT64_MAX);
   pthread_mutex_init(&n->strong_mu, NULL);
   pthread_mutex_init(&n->report_mu, NULL);
+  pthread_mutex_init(&n->role_mu, NULL);
   quorum_init(&n->quorum);
   struct transport_events events = {
       .ctx = n, .accepted = serve_accepted, .accept_failed = serve_accept_failed, .pump = node_pump};
@@ -158,6 +164,8 @@ static int check_address(const char *option, const char *text) {
   if (rc) return dw_fail_prefix(rc, "option %s", option);
   if (strcmp(option, "primary") == 0 && strtoul(a.port, NULL, 10) == 0)
     return dw_fail(DW_INVALID, "option primary: '%s': port 0", text);
+  if (strlen(text) >= DW_ADDRESS_BYTES)
+    return dw_fail(DW_INVALID, "option %s: '%s' is longer than %d bytes", option, text, DW_ADDRESS_BYTES - 1);
   return DW_OK;
 }
 
@@ -172,12 +180,13 @@ static int check_addresses(const dw_options *opt) {
   int rc = check_address("listen", opt->listen);
   if (rc == DW_OK) rc = check_address("primary", opt->primary);
   if (rc == DW_OK && (rc = repair_source_check(opt->repair_from))) dw_fail_prefix(rc, "option repair_from");
+  if (rc == DW_OK && (rc = repair_source_check(opt->peers))) dw_fail_prefix(rc, "option peers");
   return rc;
 }
 
 /* The engine is open: its replication. Closes it if that fails. */
 static int finish_open(dw_engine *e, const dw_options *opt, dw_engine **out) {
-  int rc = opt && (opt->listen || opt->primary) ? node_start(e) : DW_OK;
+  int rc = opt && (opt->listen || opt->primary || opt->peers) ? node_start(e) : DW_OK;
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);

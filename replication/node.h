@@ -5,6 +5,8 @@
  *     serve         connections of followers, one shipper each          node_serve.c, node_bootstrap.c
  *                   blocks for somebody who repairs his log             node_fetch.c
  *     follow        the connection to the primary, one receiver         node_follow.c
+ *     fence         answers to candidates                              node_fence.c
+ *     role          becoming primary, or following somebody else       node_role.c, node_promote.c
  *     strong        readers that wait for an answer of the primary      node_strong.c
  *     report        what dw_status_get shows                            node_report.c
  *
@@ -35,10 +37,11 @@
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 
-enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16 };
+enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16, WAKE_ROLE = 32 };
 
 struct node;
 struct follow;
+struct candidate;
 
 /* ---- serving --------------------------------------------------------------------------------- */
 
@@ -118,6 +121,31 @@ struct sent_mark {
   uint64_t node_id, end_bytes;
 };
 
+/* ---- changing roles --------------------------------------------------------------------------- */
+
+/* What somebody asked for; all but the first four fields under role_mu. The asker's, in place until it is done. */
+struct role_request {
+  bool promote; /* else follow */
+  dw_promote_options opt;
+  char primary[DW_ADDRESS_BYTES]; /* follow: "": nobody */
+  bool done;
+  int rc;
+  char why[400];
+  pthread_cond_t cond;
+};
+
+/* One at a time. Loop thread. */
+struct role_change {
+  struct role_request *request; /* NULL: nobody waits for it (a new primary told us to follow it) */
+  enum { ROLE_IDLE, ROLE_ENDING_STREAM, ROLE_DEMOTING, ROLE_PROMOTING } step;
+  char primary[DW_ADDRESS_BYTES]; /* to follow then */
+  bool job;                       /* demotion or promotion runs in a worker */
+  struct node *n;
+  uint64_t epoch;
+  int rc;
+  char why[400];
+};
+
 /* ---- the node -------------------------------------------------------------------------------- */
 
 /* A strong read on its way. All fields under strong_mu. */
@@ -133,6 +161,7 @@ struct report {
   uint32_t follower_count;
   dw_follower_status followers[DW_STATUS_MAX_FOLLOWERS];
   dw_peer_state primary_state;
+  char primary[DW_ADDRESS_BYTES];
   uint32_t bootstraps;
   char error[256];
 };
@@ -141,13 +170,14 @@ struct node {
   dw_engine *e;
   struct env *env;
   const dw_options *opt;
-  dw_role role;
+  atomic_int role; /* dw_role; changes in the loop thread */
   struct transport *t;
   uint16_t listen_port;
 
   atomic_uint wake; /* WAKE_* */
   atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
   atomic_uint_fast64_t fresh_as_of; /* UINT64_MAX: unknown */
+  atomic_bool following;            /* somebody: n->follow is there */
 
   /* loop thread */
   bool stopping;
@@ -165,10 +195,16 @@ struct node {
   unsigned sent_count;
   uint32_t bootstraps;
   struct follow *follow; /* NULL: no primary */
+  char primary[DW_ADDRESS_BYTES]; /* whom it follows, or followed before it became primary; "": nobody */
+  struct role_change role_change; /* node_role.c's */
+  struct candidate *candidate;    /* node_promote.c's; NULL: no promotion is under way */
 
   pthread_mutex_t strong_mu;
   struct strong_wait *strong; /* strong_mu */
   bool strong_stopped;        /* strong_mu; nobody waits any more */
+
+  pthread_mutex_t role_mu;
+  struct role_request *asked; /* role_mu; not taken yet or under way */
 
   pthread_mutex_t report_mu;
   struct report report; /* report_mu */
@@ -205,6 +241,8 @@ void follow_destroy(struct node *);
 uint64_t follow_pump(struct node *, unsigned wake, bool tick, uint64_t now_ns);
 void follow_stop(struct node *);
 bool follow_idle(const struct node *); /* no connection and no job is left */
+/* No stream below `epoch` from here on; what it held is in the log when this returns. */
+void follow_fence(struct node *, uint64_t epoch, uint64_t node_id);
 void follow_report(struct node *, struct report *);
 /* A probe on its way up for a cascaded follower; the answer goes to its shipper. */
 void follow_relay(struct node *, struct peer *, const struct msg_probe *);
@@ -214,6 +252,34 @@ uint64_t follow_probe(struct node *); /* a fresh probe of our own, 0: not now */
 /* node.c: dw_open with an environment, a store and threads of the caller's choosing. With config.threads = false the
  * engine moves by engine_step; the transport that is linked decides about the rest. dw_close ends it. */
 int node_open_engine(const char *dir, const dw_options *, const struct engine_config *, dw_engine **);
+
+/* node_role.c: any thread. begin: DW_LOCKED while another change is under way; poll until true, end in any case; `r` stays in
+ * place from begin to end. */
+int role_begin(struct node *, struct role_request *);
+bool role_poll(struct node *, struct role_request *, int *rc); /* rc with this thread's message */
+void role_end(struct node *, struct role_request *);
+/* Loop thread. */
+void role_pump(struct node *, uint64_t now_ns);
+bool role_idle(const struct node *);                       /* no job is left */
+bool role_follow_told(struct node *, const char *primary); /* by a new primary; false: another change is under way */
+bool role_stream_ended(struct node *);                      /* ends it; false: its jobs are not back yet, ask again */
+void role_begin_epoch(struct node *, uint64_t epoch);      /* promote_begun follows */
+void role_resume(struct node *);                           /* follows n->primary again, if anybody */
+void role_answer(struct node *, int rc, const char *why);  /* the request is done */
+
+/* node_promote.c: loop thread */
+void promote_start(struct node *, const dw_promote_options *, uint64_t now_ns);
+uint64_t promote_pump(struct node *, uint64_t now_ns);      /* when the next one is due */
+bool promote_idle(const struct node *);                     /* no connection is left */
+void promote_begun(struct node *, int rc, const char *why); /* the engine's answer */
+/* Another candidate is about to be promised `epoch`: ours gives up. False: it is too late, its epoch is being begun. */
+bool promote_yield(struct node *, uint64_t epoch, uint64_t node_id);
+void promote_stop(struct node *);
+void promote_own_address(const struct node *, char out[MSG_ADDRESS_BYTES]);
+
+/* node_fence.c: loop thread */
+void fence_answer(struct peer *, const struct msg_fence *);
+void fence_heard(struct node *, uint64_t epoch, uint64_t node_id);
 
 /* node_strong.c */
 /* Asks the primary for its commit_lsn without blocking: begin (DW_STALE: nobody to ask), poll until true (*lsn is set

@@ -61,7 +61,7 @@ struct follow {
 int follow_create(struct node *n) {
   struct engine_identity id;
   struct receiver_config cfg = {
-      .heartbeat_ms = n->opt->heartbeat_ms, .peer_timeout_ms = n->opt->peer_timeout_ms, .primary = n->opt->primary};
+      .heartbeat_ms = n->opt->heartbeat_ms, .peer_timeout_ms = n->opt->peer_timeout_ms, .primary = n->primary};
   char incoming[4000];
   struct follow *f = calloc(1, sizeof *f);
   if (!f) return dw_fail_nomem(sizeof *f);
@@ -69,18 +69,25 @@ int follow_create(struct node *n) {
   engine_identity(n->e, &id);
   cfg.node_id = id.node_id;
   cfg.incarnation = id.incarnation;
+  struct engine_promise promise;
+  engine_promised(n->e, &promise);
+  cfg.min_epoch = promise.epoch;
+  cfg.min_node = promise.node_id;
   memcpy(cfg.region, id.region, sizeof cfg.region);
   int rc = n->env->ops->random(n->env, &cfg.seed, sizeof cfg.seed);
   if (rc == DW_OK) rc = engine_incoming(n->e, incoming, sizeof incoming);
   if (rc == DW_OK) rc = ckpt_in_open(n->env, incoming, &f->in);
   if (rc == DW_OK) rc = receiver_create(&cfg, node_now(n), &f->r);
   f->dirty = true;
+  atomic_store(&n->fresh_as_of, UINT64_MAX);
+  atomic_store(&n->following, rc == DW_OK);
   return rc;
 }
 
 void follow_destroy(struct node *n) {
   struct follow *f = n->follow;
   if (!f) return;
+  atomic_store(&n->following, false);
   receiver_destroy(f->r);
   ckpt_in_close(f->in);
   free(f->job.offsets);
@@ -95,10 +102,17 @@ void follow_stop(struct node *n) {
   conn_close(f->conn);
   f->conn = NULL;
   f->connected = false;
+  strong_lost(n);
+  f->relay_count = 0; /* unanswered: the staleness of those below grows, which is true */
 }
 
 bool follow_idle(const struct node *n) {
   return !n->follow->conn && !n->follow->jobs;
+}
+
+void follow_fence(struct node *n, uint64_t epoch, uint64_t node_id) {
+  receiver_fence(n->follow->r, epoch, node_id, node_now(n));
+  n->follow->dirty = true;
 }
 
 static void fill_position(struct node *n, struct receiver_position *out) {
@@ -158,7 +172,7 @@ static const struct conn_events follow_events = {
 
 static void on_connect(struct node *n) {
   struct follow *f = n->follow;
-  f->conn = transport_connect(n->t, n->opt->primary, &follow_events, n);
+  f->conn = transport_connect(n->t, n->primary, &follow_events, n);
   if (!f->conn) receiver_connect_failed(f->r, "no memory", node_now(n));
 }
 
@@ -173,7 +187,7 @@ static void on_close(struct node *n, int code, const char *why, uint64_t retry_n
              again     ? DW_LOG_DEBUG
              : refused ? DW_LOG_ERROR
                        : DW_LOG_WARN,
-             "primary %s: disconnected (%s): %s; next attempt in %llu ms", n->opt->primary, dw_rc_name(code), why,
+             "primary %s: disconnected (%s): %s; next attempt in %llu ms", n->primary, dw_rc_name(code), why,
              (unsigned long long)(retry_ns / 1000000));
 }
 

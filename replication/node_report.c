@@ -73,6 +73,7 @@ void report_pump(struct node *n, uint64_t now_ns, bool tick) {
   r.bootstraps = n->bootstraps;
   fill_followers(n, &r);
   if (n->follow) follow_report(n, &r);
+  if (n->role == DW_FOLLOWER) memcpy(r.primary, n->primary, sizeof r.primary);
   pthread_mutex_lock(&n->report_mu);
   n->report = r;
   pthread_mutex_unlock(&n->report_mu);
@@ -84,6 +85,7 @@ void report_status(void *ctx, dw_status *s) {
   s->follower_count = n->report.follower_count;
   memcpy(s->followers, n->report.followers, s->follower_count * sizeof *s->followers);
   s->primary_state = n->report.primary_state;
+  memcpy(s->primary, n->report.primary, sizeof s->primary);
   s->bootstraps = n->report.bootstraps;
   if (!s->error[0]) memcpy(s->error, n->report.error, sizeof s->error);
   pthread_mutex_unlock(&n->report_mu);

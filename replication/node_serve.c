@@ -64,7 +64,7 @@ static int peer_create(struct node *n, const char *name, struct peer **out) {
   struct shipper_config cfg = {.node_id = id.node_id,
                                .cluster_id = id.cluster_id,
                                .incarnation = id.incarnation,
-                               .role = n->role,
+                               .role = (dw_role)n->role,
                                .heartbeat_ms = n->opt->heartbeat_ms,
                                .peer_timeout_ms = n->opt->peer_timeout_ms,
                                .peer = p->address};
@@ -109,6 +109,7 @@ static void log_end(struct peer *p, int code, const char *why) {
   struct node *n = p->n;
   const struct msg_hello *h = shipper_hello(p->ship);
   const struct msg_fetch *f = shipper_fetch(p->ship);
+  if (shipper_fence(p->ship)) return; /* its questions were logged */
   if (!h && !f && !may_log_stranger(n)) return;
   int level = code == DW_OK || code == DW_CLOSED ? DW_LOG_INFO : DW_LOG_WARN;
   if (h)
@@ -294,7 +295,7 @@ static void on_probe(struct peer *p, const struct msg_probe *probe) {
   } else if (n->role == DW_PRIMARY) {
     struct engine_positions pos;
     engine_positions(n->e, &pos);
-    shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n));
+    if (!pos.fenced) shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n)); /* fenced: it confirms nothing */
   } /* a follower without a primary knows nobody's commit_lsn: unanswered, staleness grows */
 }
 
@@ -334,6 +335,8 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   switch (a->type) {
   case SHIP_LOCATE: on_locate(p, a->hello); break;
   case SHIP_FETCH: fetch_start(p, a->fetch); break;
+  case SHIP_FENCE: fence_answer(p, a->fence); break;
+  case SHIP_FENCE_HEARD: fence_heard(n, a->heard.epoch, a->heard.node_id); break;
   case SHIP_READ_LOG: on_read_log(p, a->read.max_bytes); break;
   case SHIP_MAKE_CHECKPOINT: bootstrap_make(p, &a->make.resume); break;
   case SHIP_READ_CHUNK: bootstrap_read(p, a); break;

@@ -27,7 +27,7 @@ static void unlink_wait(struct node *n, struct strong_wait *w) {
 }
 
 int strong_begin(struct node *n, struct strong_wait *w) {
-  if (!n->follow) return dw_fail(DW_STALE, "this follower has no primary to ask for its commit_lsn");
+  if (!atomic_load(&n->following)) return dw_fail(DW_STALE, "this follower has no primary to ask for its commit_lsn");
   *w = (struct strong_wait){.probe = 0};
   pthread_cond_init(&w->cond, NULL);
   pthread_mutex_lock(&n->strong_mu);

@@ -110,9 +110,14 @@ void recv_end(struct receiver *r, int code, bool tell, const char *fmt, ...) {
   begin_closing(r, code, r->end_text);
   if (!tell || !talking) return;
   struct msg_refuse m = {.code = (uint16_t)code};
+  struct msg_sender me = r->me;
   struct buf b = {0};
+  if (code == DW_FENCED) { /* the old primary learns from it what has been promised to whom */
+    me.epoch = r->cfg.min_epoch;
+    m.lsn = r->cfg.min_node;
+  }
   snprintf(m.text, sizeof m.text, "%s", r->end_text);
-  if (msg_put_refuse(&b, &r->me, &m) == DW_OK && outq_push_buf(&r->out, &b) == DW_OK) r->linger_ns += RECV_LINGER_NS;
+  if (msg_put_refuse(&b, &me, &m) == DW_OK && outq_push_buf(&r->out, &b) == DW_OK) r->linger_ns += RECV_LINGER_NS;
   buf_free(&b);
 }
 
@@ -295,6 +300,16 @@ void receiver_eof(struct receiver *r, const char *why, uint64_t now_ns) {
   recv_clock(r, now_ns);
   recv_end(r, DW_IO, false, "%s", why && *why ? why : "closed the connection");
   r->linger_ns = r->now_ns; /* nothing more can get out */
+}
+
+void receiver_fence(struct receiver *r, uint64_t epoch, uint64_t node_id, uint64_t now_ns) {
+  recv_clock(r, now_ns);
+  r->cfg.min_epoch = epoch;
+  r->cfg.min_node = node_id;
+  uint64_t theirs = r->peer_epoch > r->welcome.epoch ? r->peer_epoch : r->welcome.epoch;
+  if (recv_talking(r) && r->welcome.node_id && theirs < epoch)
+    recv_end(r, DW_FENCED, true, "epoch %llu was promised to node %llu, this stream is of epoch %llu",
+             (unsigned long long)epoch, (unsigned long long)node_id, (unsigned long long)theirs);
 }
 
 void receiver_tick(struct receiver *r, uint64_t now_ns) {

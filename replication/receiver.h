@@ -59,6 +59,7 @@ struct receiver_config {
   uint64_t probe_ns;   /* between staleness probes; 0: heartbeat_ms / 5 */
   uint64_t seed;       /* random, for the jitter */
   const char *primary; /* "host:port" for messages; copied */
+  uint64_t min_epoch, min_node; /* what this node has promised, and to whom: no stream below it. 0: nothing */
 };
 
 /* Where the node stands; the driver fills it from engine_identity, engine_positions and its own incoming state. */
@@ -143,6 +144,8 @@ void receiver_drained(struct receiver *, size_t n, uint64_t now_ns);
 void receiver_eof(struct receiver *, const char *why, uint64_t now_ns);
 void receiver_tick(struct receiver *, uint64_t now_ns);
 void receiver_applied(struct receiver *, dw_lsn applied, uint64_t now_ns);
+/* This node is about to promise `epoch` to `node_id`: a stream below it ends at once, no ack for it leaves after this. */
+void receiver_fence(struct receiver *, uint64_t epoch, uint64_t node_id, uint64_t now_ns);
 /* A fresh probe, sent now: its id, or 0: not streaming, or the output is full. RECV_PROBE_DONE or RECV_PROBES_LOST follows,
  * unless nobody answers it (a circle of followers) or STALENESS_PROBES newer ones were asked for meanwhile: keep a
  * deadline. hops: 0 for our own. Several strong reads that begin before it is called may share one. */

@@ -28,6 +28,9 @@ static int check_identity(const struct receiver *r, const struct msg_welcome *w)
   if (w->epoch < r->pos.tail.epoch)
     return dw_fail(DW_DIVERGED, "it is at epoch %llu, this log has followed epoch %llu: it is not the newest primary",
                    (ull)w->epoch, (ull)r->pos.tail.epoch);
+  if (w->epoch < r->cfg.min_epoch)
+    return dw_fail(DW_FENCED, "it is at epoch %llu, this node has promised epoch %llu to node %llu", (ull)w->epoch,
+                   (ull)r->cfg.min_epoch, (ull)r->cfg.min_node);
   return DW_OK;
 }
 

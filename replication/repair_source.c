@@ -17,7 +17,6 @@
 
 #define PEERS_MAX 64u
 #define SLICE_MS 50
-#define ADDRESS_BYTES 300u
 
 struct repair_source {
   struct env *env;
@@ -33,31 +32,12 @@ struct repair_source {
 
 /* ---- peers ---------------------------------------------------------------------------------------- */
 
-/* The next name of a list; false at its end. */
-static bool next_name(const char **list, char out[ADDRESS_BYTES]) {
-  *list += strspn(*list, ", ");
-  size_t n = strcspn(*list, ", ");
-  if (!n) return false;
-  snprintf(out, ADDRESS_BYTES, "%.*s", (int)(n < ADDRESS_BYTES ? n : ADDRESS_BYTES - 1), *list);
-  *list += n;
-  return true;
-}
-
-static int check_name(const char *name) {
-  struct address a;
-  int rc = address_parse(name, &a);
-  if (rc) return rc;
-  if (!a.host[0] || strtoul(a.port, NULL, 10) == 0)
-    return dw_fail(DW_INVALID, "'%s': a host and a port are needed to connect to", name);
-  return DW_OK;
-}
-
 int repair_source_check(const char *list) {
   char name[ADDRESS_BYTES];
   size_t n = 0;
   int rc = DW_OK;
-  while (rc == DW_OK && list && next_name(&list, name)) {
-    rc = check_name(name);
+  while (rc == DW_OK && list && address_next(&list, name)) {
+    rc = address_check_peer(name);
     if (rc == DW_OK && ++n > PEERS_MAX - 1) rc = dw_fail(DW_INVALID, "more than %u peers", PEERS_MAX - 1);
   }
   return rc;
@@ -65,8 +45,8 @@ int repair_source_check(const char *list) {
 
 static int add_list(struct repair_source *s, const char *list) {
   char name[ADDRESS_BYTES];
-  while (list && next_name(&list, name)) {
-    int rc = check_name(name);
+  while (list && address_next(&list, name)) {
+    int rc = address_check_peer(name);
     if (rc) return rc;
     bool known = false;
     for (size_t i = 0; i < s->count; i++) known |= strcmp(s->peer[i], name) == 0;

@@ -56,12 +56,14 @@ void ship_end(struct shipper *s, int code, dw_lsn lsn, bool tell, const char *fm
 
 void ship_accept(struct shipper *s) {
   static const uint32_t by_phase[] = {
-      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_FENCE) |
+                         MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_LOCATING] = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_STREAMING] = MSG_BIT(MSG_ACK) | MSG_BIT(MSG_PROBE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_BOOTSTRAPPING] = MSG_BIT(MSG_CKPT_WANT) | MSG_BIT(MSG_CKPT_ACK) | MSG_BIT(MSG_CKPT_INSTALLED) |
                              MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_FETCHING] = MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_FENCING] = MSG_BIT(MSG_FENCE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_CLOSING] = 0,
       [SHIP_CLOSED] = 0};
   frame_reader_accept(&s->in, by_phase[s->phase]);
@@ -112,8 +114,8 @@ static void check_time(struct shipper *s) {
   uint64_t limit = ship_timeout_ns(s);
   if (!ship_open(s)) return;
   /* The silence is ours; the check on the output stands guard. */
-  if (!shipper_wants_input(s) || s->fetch != ASK_NO) s->in_ns = s->now_ns;
-  if (!s->have_hello && !s->have_fetch && s->now_ns - s->born_ns >= limit)
+  if (!shipper_wants_input(s) || s->fetch != ASK_NO || s->fence != ASK_NO) s->in_ns = s->now_ns;
+  if (!s->have_hello && !s->have_fetch && !s->have_fence && s->now_ns - s->born_ns >= limit)
     ship_end(s, DW_TIMEOUT, 0, false, "no HELLO within %u ms", s->cfg.peer_timeout_ms);
   else if (s->now_ns - s->in_ns >= limit)
     ship_end(s, DW_TIMEOUT, 0, false, "silent for %llu ms", (unsigned long long)((s->now_ns - s->in_ns) / 1000000));
@@ -151,7 +153,7 @@ uint64_t shipper_next_tick(const struct shipper *s) {
   uint64_t limit = ship_timeout_ns(s), at = s->in_ns + limit;
   if (s->phase == SHIP_CLOSED) return UINT64_MAX;
   if (s->phase == SHIP_CLOSING) return s->linger_ns;
-  if (s->have_fetch) {
+  if (s->have_fetch || s->have_fence) {
     if (s->fetch == ASK_WANTED && s->fetch_ns < at) at = s->fetch_ns;
     return s->out.bytes && s->out_ns + limit < at ? s->out_ns + limit : at;
   }
@@ -236,6 +238,11 @@ static bool next_news(struct shipper *s, struct ship_action *a) {
     *a = (struct ship_action){.type = SHIP_DROP_CHECKPOINT, .dropped = s->drop_id};
     return true;
   }
+  if (s->heard_epoch) {
+    *a = (struct ship_action){.type = SHIP_FENCE_HEARD, .heard = {s->heard_epoch, s->heard_node}};
+    s->heard_epoch = 0;
+    return true;
+  }
   if (s->probe_count && ship_open(s)) {
     *a = (struct ship_action){.type = SHIP_PROBE, .probe = s->probes[s->probe_head]};
     s->probe_head = (s->probe_head + 1) % SHIP_PROBES;
@@ -263,6 +270,11 @@ static bool next_question(struct shipper *s, struct ship_action *a) {
   if (s->fetch == ASK_WANTED && s->now_ns >= s->fetch_ns && s->out.bytes < s->cfg.max_output_bytes) {
     s->fetch = ASK_OPEN;
     *a = (struct ship_action){.type = SHIP_FETCH, .fetch = &s->fetch_msg};
+    return true;
+  }
+  if (s->fence == ASK_WANTED && s->out.bytes < s->cfg.max_output_bytes) {
+    s->fence = ASK_OPEN;
+    *a = (struct ship_action){.type = SHIP_FENCE, .fence = &s->fence_msg};
     return true;
   }
   if (s->make == ASK_WANTED) {
@@ -309,6 +321,9 @@ const struct msg_hello *shipper_hello(const struct shipper *s) {
 }
 const struct msg_fetch *shipper_fetch(const struct shipper *s) {
   return s->have_fetch ? &s->fetch_msg : NULL;
+}
+const struct msg_fence *shipper_fence(const struct shipper *s) {
+  return s->have_fence ? &s->fence_msg : NULL;
 }
 struct wal_pos shipper_sent(const struct shipper *s) {
   return s->sent;

@@ -3,6 +3,8 @@
  *   A connection that begins with FETCH instead of HELLO only asks for blocks to repair a log with: FETCHING, until the
  * peer leaves.
  *
+ *   One that begins with FENCE is a candidate's: FENCING, likewise.
+ *
  *             HELLO                     STREAM
  *   HANDSHAKE -----> locating ----------------------------> STREAMING
  *     ^  ^              |  | TRUNCATE (HELLO again)
@@ -75,6 +77,10 @@ enum ship_action_type {
   /* Somebody repairs his log: read blocks behind fetch->from as far as their last LSN is at most fetch->upto, until
    * fetch->max_bytes are reached, one at least; shipper_fetched. fetch stays valid until then. */
   SHIP_FETCH,
+  /* A candidate asks: shipper_fence_answer, in which version, ids and cluster are filled in here. What it means: promotion.h. */
+  SHIP_FENCE,
+  /* A follower says goodbye because it has promised a newer epoch to somebody: this node is no primary any more if it was. */
+  SHIP_FENCE_HEARD,
   SHIP_MARKS, /* quorum_marks, then engine_acks; from a cascaded follower only for status */
   SHIP_STATE, /* shipper_state changed: quorum_state */
   SHIP_LOG,   /* a line for the log */
@@ -86,6 +92,10 @@ struct ship_action {
   union {
     const struct msg_hello *hello;
     const struct msg_fetch *fetch;
+    const struct msg_fence *fence;
+    struct {
+      uint64_t epoch, node_id;
+    } heard;
     struct {
       size_t max_bytes;
     } read;
@@ -138,6 +148,7 @@ void shipper_chunk(struct shipper *, int rc, const void *data, const char *text,
 /* References are the shipper's afterwards, in every case. n == 0 with DW_OK: nothing follows up to `upto`. Any other rc is
  * told to the peer with its text, and the connection ends. */
 void shipper_fetched(struct shipper *, int rc, struct wal_block **, size_t n, const char *text, uint64_t now_ns);
+void shipper_fence_answer(struct shipper *, const struct msg_fenced *, uint64_t now_ns);
 void shipper_probe_answer(struct shipper *, const struct msg_probe *, dw_lsn commit_lsn, uint64_t now_ns);
 
 /* ---- what to do ---------------------------------------------------------------------------- */
@@ -151,6 +162,7 @@ uint64_t shipper_next_tick(const struct shipper *); /* when a tick is due at the
 dw_peer_state shipper_state(const struct shipper *); /* CONNECTING, BOOTSTRAPPING, CATCHING_UP, STREAMING, DISCONNECTED */
 const struct msg_hello *shipper_hello(const struct shipper *); /* NULL: none came yet */
 const struct msg_fetch *shipper_fetch(const struct shipper *); /* the last FETCH, NULL: none came */
+const struct msg_fence *shipper_fence(const struct shipper *); /* the last FENCE, NULL: none came */
 struct wal_pos shipper_sent(const struct shipper *);           /* last boundary sent; for lag */
 uint64_t shipper_sent_bytes(const struct shipper *);           /* that the socket took */
 

@@ -192,6 +192,10 @@ static int on_installed(struct shipper *s, const struct frame *f) {
 
 static void on_refuse(struct shipper *s, const struct frame *f) {
   struct msg_refuse m;
+  if (msg_get_refuse(f, &m) == DW_OK && m.code == DW_FENCED && m.lsn && f->h.epoch > s->tail.epoch) {
+    s->heard_epoch = f->h.epoch;
+    s->heard_node = m.lsn;
+  }
   if (msg_get_refuse(f, &m) == DW_OK)
     ship_end(s, m.code, 0, false, "it refuses: %s", m.text);
   else
@@ -205,7 +209,7 @@ static void on_frame(struct shipper *s, const struct frame *f) {
              (ull)s->hello.node_id);
     return;
   }
-  if (s->phase == SHIP_STREAMING && f->h.epoch > s->tail.epoch) {
+  if (s->phase == SHIP_STREAMING && f->h.epoch > s->tail.epoch && f->h.type != MSG_REFUSE) {
     ship_end(s, DW_DIVERGED, 0, true, "node %llu is at epoch %llu, this log at %llu", (ull)s->hello.node_id,
              (ull)f->h.epoch, (ull)s->tail.epoch);
     return;
@@ -213,6 +217,7 @@ static void on_frame(struct shipper *s, const struct frame *f) {
   switch (f->h.type) {
   case MSG_HELLO: on_hello(s, f); break;
   case MSG_FETCH: ship_on_fetch(s, f); break;
+  case MSG_FENCE: ship_on_fence(s, f); break;
   case MSG_ACK: on_ack(s, f); break;
   case MSG_PROBE: on_probe(s, f); break;
   case MSG_REFUSE: on_refuse(s, f); break;

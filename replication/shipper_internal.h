@@ -1,5 +1,6 @@
-/* The shipper's state, shared by its four files: shipper.c (events, timers, actions), shipper_input.c (what the
- * follower says), shipper_send.c (blocks and checkpoint chunks), shipper_fetch.c (blocks for a repair).
+/* The shipper's state, shared by its five files: shipper.c (events, timers, actions), shipper_input.c (what the
+ * follower says), shipper_send.c (blocks and checkpoint chunks), shipper_fetch.c (blocks for a repair),
+ * shipper_fence.c (a candidate's questions).
  *
  * Actions are not queued but derived: each is a condition on the state ("a read is wanted and none is open"), looked at
  * in a fixed order by shipper_next. So nothing can pile up, and an action that lost its reason is never taken. Only log
@@ -25,6 +26,7 @@ enum ship_phase {
   SHIP_STREAMING,
   SHIP_BOOTSTRAPPING,
   SHIP_FETCHING, /* answers FETCHes, nothing else */
+  SHIP_FENCING,  /* answers FENCEs, nothing else */
   SHIP_CLOSING, /* the goodbye is on its way out */
   SHIP_CLOSED   /* SHIP_CLOSE was taken */
 };
@@ -48,9 +50,12 @@ struct shipper {
   bool want_log; /* there may be blocks beyond `sent` */
   bool live;
 
-  enum ship_ask locate, read, make, chunk, fetch;
+  enum ship_ask locate, read, make, chunk, fetch, fence;
   struct msg_fetch fetch_msg;
   bool have_fetch;
+  struct msg_fence fence_msg;
+  bool have_fence;
+  uint64_t heard_epoch, heard_node; /* a follower has promised this one; 0: none, or told */
   uint64_t fetch_ns; /* the next answer is not due before */
   bool drop, state_changed, marks_changed;
   dw_peer_state state;
@@ -92,6 +97,9 @@ void ship_read_frames(struct shipper *);
 
 /* shipper_fetch.c */
 void ship_on_fetch(struct shipper *, const struct frame *);
+
+/* shipper_fence.c */
+void ship_on_fence(struct shipper *, const struct frame *);
 
 /* shipper_send.c */
 void ship_tell_commit(struct shipper *);

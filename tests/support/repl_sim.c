@@ -317,6 +317,8 @@ static bool drive_shipper(struct sim_link *l) {
     boil(s);
     break;
   case SHIP_FETCH:
+  case SHIP_FENCE:
+  case SHIP_FENCE_HEARD:
   case SHIP_LOG: break;
   case SHIP_CLOSE:
     snprintf(s->last_ship_close, sizeof s->last_ship_close, "%s", a.close.text);
