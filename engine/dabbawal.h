@@ -136,7 +136,7 @@ typedef void (*dw_log_fn)(void *arg, dw_log_level level, const char *line);
 
 /* Call dw_options_init first, then set what differs. Strings are borrowed during dw_open only. */
 typedef struct {
-  dw_role role;              /* default DW_PRIMARY */
+  dw_role role;              /* default DW_PRIMARY; with peers: of a new directory, an old one goes by its history */
   uint64_t node_id;          /* unique in the cluster; 0: drawn at random when DIR is made, then kept */
   const char *region;        /* at most 31 bytes, shown in status; NULL: "" */
   const char *listen;        /* "host:port" that followers connect to, port 0: any; NULL: none */

@@ -246,6 +246,7 @@ uint64_t epochs_last(const dw_engine *); /* highest that the log or the history 
 int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
 
 /* role.c */
+int role_decide(dw_engine *, const struct wal_recovery *); /* with peers: who this is, by its history */
 int role_open(dw_engine *, const struct wal_recovery *); /* a primary that opens starts its epoch, or is fenced */
 int role_queue_tail(dw_engine *);                        /* what is above commit_lsn waits by its own needs */
 int role_refuse_fenced(const dw_engine *, const char *what); /* DW_FENCED; mu held */

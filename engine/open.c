@@ -125,6 +125,8 @@ static int open_store(dw_engine *e) {
 
 int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (e->applied.lsn == 0 && hash128_zero(&e->applied.chain)) e->applied = wal_genesis(&e->node.cluster_id);
+  int rc = role_decide(e, rec);
+  if (rc) return rc;
   dw_lsn commit = rec->max_commit_lsn > e->applied.lsn ? rec->max_commit_lsn : e->applied.lsn;
   if (commit > rec->end.lsn) commit = rec->end.lsn;
   gate_init(&e->gate, commit, e->opt.ack_timeout_ms * 500000ull);
@@ -133,7 +135,7 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   e->persisted_lsn = e->applied.lsn;
   dw_lsn from = e->applied.lsn;
   uint64_t start = mono_ns(e);
-  int rc = apply_until(e, commit);
+  rc = apply_until(e, commit);
   if (rc == DW_NOT_FOUND)
     rc = dw_fail(DW_CORRUPT, "%s: the log starts at LSN %llu, but the store ends at LSN %llu: what is between is gone",
                  e->dir, (unsigned long long)rec->oldest_lsn, (unsigned long long)e->applied.lsn);

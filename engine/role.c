@@ -145,6 +145,42 @@ void engine_pause(dw_engine *e, uint64_t until_ns, bool *writing) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
+/* Who began the last epoch of this log; 0: unknown, its record was trimmed or can't be read here (then opening says why). */
+static int last_owner(dw_engine *e, uint64_t epoch, uint64_t *owner) {
+  struct wal_cursor *c;
+  struct wal_block *b;
+  const struct epoch_record *last = e->epochs.count ? &e->epochs.records[e->epochs.count - 1] : NULL;
+  *owner = last ? last->node_id : 0;
+  if (last && last->epoch == epoch) return DW_OK; /* the store has it: the log need not be read for it */
+  int rc = wal_cursor_open(e->wal, &e->applied, &c);
+  if (rc) return rc == DW_NOT_FOUND ? DW_OK : rc;
+  while ((rc = wal_cursor_next(c, UINT64_MAX, &b)) == DW_OK) {
+    struct epoch_record rec;
+    if (b->h.kind == BLOCK_EPOCH &&
+        epoch_record_decode(b->bytes + WAL_BLOCK_HEADER_BYTES, b->h.stored_bytes, &rec) == DW_OK)
+      *owner = rec.node_id;
+    wal_block_unref(b);
+  }
+  wal_cursor_close(c);
+  return rc == DW_NOT_FOUND ? DW_OK : rc;
+}
+
+/* Where the cluster's nodes are named a role can change while a node is down, or have changed while it ran: so the
+ * configured one is for a new directory only, and whoever began the last epoch is primary. Without peers the operator's word
+ * counts, as it always did. */
+int role_decide(dw_engine *e, const struct wal_recovery *rec) {
+  uint64_t owner;
+  if (!e->opt.peers || rec->end.epoch == 0) return DW_OK;
+  int rc = last_owner(e, rec->end.epoch, &owner);
+  if (rc || owner == 0) return rc;
+  bool primary = owner == e->node.node_id;
+  if (primary == is_primary(e)) return DW_OK;
+  engine_log(e, DW_LOG_WARN, "opens as %s, whatever the settings say: epoch %llu was begun by %s",
+             primary ? "primary" : "a follower", (ull)rec->end.epoch, primary ? "this node" : "another one");
+  atomic_store(&e->role, primary ? DW_PRIMARY : DW_FOLLOWER);
+  return DW_OK;
+}
+
 int role_open(dw_engine *e, const struct wal_recovery *rec) {
   const struct epoch_list *known = &e->epochs;
   uint64_t last = epochs_last(e), epoch = last + 1;

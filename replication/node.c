@@ -117,7 +117,9 @@ static int node_build(dw_engine *e, struct node **out) {
   n->e = e;
   n->env = engine_env(e);
   n->opt = engine_options(e);
-  atomic_init(&n->role, (int)n->opt->role);
+  struct engine_identity id;
+  engine_identity(e, &id);
+  atomic_init(&n->role, (int)id.role);
   if (n->opt->primary) snprintf(n->primary, sizeof n->primary, "%s", n->opt->primary);
   n->tick_ns = n->opt->heartbeat_ms * 1000000ull / 5;
   if (n->tick_ns > 100000000ull) n->tick_ns = 100000000ull;
@@ -130,7 +132,7 @@ static int node_build(dw_engine *e, struct node **out) {
       .ctx = n, .accepted = serve_accepted, .accept_failed = serve_accept_failed, .pump = node_pump};
   int rc = transport_create(&events, &n->t);
   if (rc == DW_OK && n->opt->listen) rc = transport_listen(n->t, n->opt->listen, &n->listen_port);
-  if (rc == DW_OK && n->opt->primary) rc = follow_create(n);
+  if (rc == DW_OK && n->primary[0] && n->role == DW_FOLLOWER) rc = follow_create(n);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);

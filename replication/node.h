@@ -197,6 +197,7 @@ struct node {
   struct follow *follow; /* NULL: no primary */
   char primary[DW_ADDRESS_BYTES]; /* whom it follows, or followed before it became primary; "": nobody */
   struct role_change role_change; /* node_role.c's */
+  uint64_t hands_over_to;         /* node id; its epoch's beginning makes us follow it */
   struct candidate *candidate;    /* node_promote.c's; NULL: no promotion is under way */
 
   pthread_mutex_t strong_mu;

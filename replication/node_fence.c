@@ -90,7 +90,9 @@ static int begun(struct peer *p, const struct msg_fence *ask, const char *addres
   if (ask->epoch < now.epoch || ask->epoch < pos.tail.epoch)
     return dw_fail(DW_FENCED, "this node knows epoch %llu already", (ull)(now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch));
   int rc = ask->epoch > pos.tail.epoch ? promise(n, ask, true, address) : DW_OK;
-  if (rc == DW_OK && n->role == DW_FOLLOWER && address[0] && !role_follow_told(n, address))
+  /* An old primary whose log may hold more waits to be told (dw_follow); one that handed over has nothing more. */
+  bool follows = n->role == DW_FOLLOWER || n->hands_over_to == ask->node_id;
+  if (rc == DW_OK && follows && address[0] && !role_follow_told(n, address))
     rc = dw_fail(DW_LOCKED, "another change of this node's role is under way");
   return rc;
 }
@@ -102,6 +104,7 @@ void fence_answer(struct peer *p, const struct msg_fence *ask) {
   reach(p, ask->address, address);
   if (ask->what == FENCE_PAUSE) {
     engine_pause(n->e, node_now(n) + FENCE_PAUSE_MS * 1000000ull, &m.writing);
+    n->hands_over_to = ask->node_id;
   } else if (ask->what != FENCE_ASK) {
     int rc = ask->what == FENCE_PROMISE ? promise(n, ask, false, address) : begun(p, ask, address);
     m.verdict = rc ? FENCE_REFUSED : FENCE_PROMISED;

@@ -419,13 +419,14 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
   c->engine.listen = c->listen;
   c->engine.primary = c->primary;
   c->engine.repair_from = c->repair_from;
+  c->engine.peers = c->peers;
   c->engine.region = c->region;
   if (l.no_memory) return dw_fail_nomem(0);
   return l.failed ? dw_fail(DW_INVALID, "wrong options") : DW_OK;
 }
 
 void config_free(struct config *c) {
-  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->region,
+  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->peers, &c->region,
                       &c->resp, &c->http,   &c->file,    &c->log_file,    &c->pid_file};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     free(*strings[i]);

@@ -31,11 +31,11 @@ const struct option option_table[] = {
   {"max-staleness", NULL, OPTION_TIME, DAEMON_FOLLOWER, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
   {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
 
-  {"mode", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},
-  {"acks", NULL, OPTION_NUMBER, DAEMON_PRIMARY, 0, "N", "how many followers, in semi-sync and sync mode", NULL, FIELD(engine.acks), 1, DW_MAX_ACKS, NULL},
-  {"ack", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "LEVEL", "what they must have done", NULL, FIELD(engine.ack), 0, 0, ack_words},
+  {"mode", NULL, OPTION_WORD, BOTH, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},
+  {"acks", NULL, OPTION_NUMBER, BOTH, 0, "N", "how many followers, in semi-sync and sync mode", NULL, FIELD(engine.acks), 1, DW_MAX_ACKS, NULL},
+  {"ack", NULL, OPTION_WORD, BOTH, 0, "LEVEL", "what they must have done", NULL, FIELD(engine.ack), 0, 0, ack_words},
   {"ack-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "how long a write (follower: a STRONG read) waits", NULL, FIELD(engine.ack_timeout_ms), 1, DAY_MS, NULL},
-  {"durability", NULL, OPTION_WORD, DAEMON_PRIMARY, 0, "WHAT", "synced to disk before OK, or handed to the kernel", NULL, FIELD(engine.durability), 0, 0, durability_words},
+  {"durability", NULL, OPTION_WORD, BOTH, 0, "WHAT", "synced to disk before OK, or handed to the kernel", NULL, FIELD(engine.durability), 0, 0, durability_words},
 
   {"sync-interval", NULL, OPTION_TIME, BOTH, 0, "MS", "background sync of --durability os", "Log and store", FIELD(engine.sync_interval_ms), 1, 3600000, NULL},
   {"segment-bytes", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "one file of the log", NULL, FIELD(engine.segment_bytes), 65536, 4ull << 30, NULL},
@@ -46,10 +46,12 @@ const struct option option_table[] = {
   {"repair-from", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "peers whose blocks a damaged log is repaired with", NULL, FIELD(repair_from), 0, 0, NULL},
   {"scrub-rate", NULL, OPTION_SIZE, BOTH, 0, "SIZE", "log read per second in search of damage; 0: none", NULL, FIELD(engine.scrub_bytes_per_s), 0, 1ull << 40, NULL},
   {"scrub-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "from the beginning of one pass to the next", NULL, FIELD(engine.scrub_interval_ms), 1, 3650 * DAY_MS, NULL},
-  {"zstd-level", NULL, OPTION_NUMBER, DAEMON_PRIMARY, 0, "N", "compression of the log, -5 to 19; 0: none", NULL, FIELD(engine.zstd_level), -5, 19, NULL},
+  {"zstd-level", NULL, OPTION_NUMBER, BOTH, 0, "N", "compression of the log, -5 to 19; 0: none", NULL, FIELD(engine.zstd_level), -5, 19, NULL},
 
   {"heartbeat", NULL, OPTION_TIME, BOTH, 0, "MS", "heartbeats and staleness probes between nodes", "Links between nodes", FIELD(engine.heartbeat_ms), 10, 60000, NULL},
   {"peer-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "a silent peer is disconnected", NULL, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL},
+
+  {"peers", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "all other nodes of the cluster, by their --listen: who is asked at a promotion", "Failover", FIELD(peers), 0, 0, NULL},
 
   {"config", NULL, OPTION_PATH, BOTH, 0, "FILE", "lines of `name = value`, names as here; flags win", "Process", FIELD(file), 0, 0, NULL},
   {"log-level", NULL, OPTION_WORD, BOTH, 0, "LEVEL", "the least that is logged", NULL, FIELD(log_level), 0, 0, level_words},

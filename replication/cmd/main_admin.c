@@ -1,4 +1,4 @@
-/* dabbawal: the operator's tool. Each command has its own file: cli_status.c, cli_wal.c, load_run.c. */
+/* dabbawal: the operator's tool. Each command has its own file: cli_status.c, cli_wal.c, cli_role.c, load_run.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -33,6 +33,16 @@ static const char help[] =
     "      Puts damaged blocks of a data directory that is not in use back from nodes with the same history.\n"
     "      Nodes do this by themselves: a follower from its primary, any node from --repair-from.\n"
     "\n"
+    "  promote HOST:PORT [--force] [--max-lag MS] [--timeout MS]\n"
+    "      Makes a follower (its --resp port) the primary, once enough nodes have promised to follow no older one, and\n"
+    "      none of them has more. --force: without either; acknowledged writes may be lost.\n"
+    "\n"
+    "  switchover FROM TO [--timeout MS]\n"
+    "      FROM, the primary, pauses its writes, TO takes over when it has everything, the others follow it.\n"
+    "\n"
+    "  follow HOST:PORT PRIMARY|nobody\n"
+    "      Lets a node follow another one, by its --listen port. A primary becomes a follower.\n"
+    "\n"
     "Exit codes\n"
     "  0  done (wal verify: the log is sound)\n"
     "  1  something failed, or some records were not loaded\n"
@@ -44,7 +54,7 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int (*run)(int, char **);
-  } commands[] = {{"status", cli_status}, {"load", cli_load}, {"checksum", cli_checksum}, {"wal", cli_wal}};
+  } commands[] = {{"status", cli_status}, {"load", cli_load}, {"checksum", cli_checksum}, {"wal", cli_wal}, {"promote", cli_promote}, {"switchover", cli_switchover}, {"follow", cli_follow}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;
@@ -60,6 +70,6 @@ int main(int argc, char **argv) {
   }
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
-  fprintf(stderr, "dabbawal: unknown command '%.100s': status, load, checksum or wal\n", argv[1]);
+  fprintf(stderr, "dabbawal: unknown command '%.100s': see dabbawal --help\n", argv[1]);
   return EXIT_CONFIG;
 }

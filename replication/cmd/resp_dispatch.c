@@ -53,6 +53,8 @@ const struct cmd_spec resp_commands[] = {
     {C("dw.status"), 1, 0, cmd_dw_status, 0, 0, 0},
     {C("dw.checksum"), 1, CMD_BAD_MULTI | CMD_READ, cmd_dw_checksum, 0, 0, 0},
     {C("dw.wait"), -2, CMD_BAD_MULTI, cmd_dw_wait, 0, 0, 0},
+    {C("dw.promote"), -1, CMD_BAD_MULTI, cmd_dw_promote, 0, 0, 0},
+    {C("dw.follow"), 2, CMD_BAD_MULTI, cmd_dw_follow, 0, 0, 0},
 };
 const size_t resp_command_count = sizeof resp_commands / sizeof *resp_commands;
 _Static_assert(sizeof resp_commands / sizeof *resp_commands <= COMMANDS_MAX && COMMANDS_MAX <= RESP_METRICS_COMMANDS,

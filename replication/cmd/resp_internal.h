@@ -326,6 +326,8 @@ HANDLER(cmd_dw_mode);
 HANDLER(cmd_dw_status);
 HANDLER(cmd_dw_checksum);
 HANDLER(cmd_dw_wait);
+HANDLER(cmd_dw_promote);
+HANDLER(cmd_dw_follow);
 #undef HANDLER
 
 #endif

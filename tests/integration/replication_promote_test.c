@@ -284,7 +284,7 @@ START_TEST(a_primary_under_load_hands_over_and_nothing_is_lost) {
   int rc = dw_promote(f1->e, &(dw_promote_options){.handover = 1});
   ck_assert_msg(rc == DW_OK, "%s: %s", dw_rc_name(rc), dw_last_error());
   for (int i = 0; i < 4; i++) pthread_join(t[i], NULL);
-  await_streaming(f1, 1);
+  await_streaming(f1, 2); /* the old primary, too */
   node_put(f1, "after", "1");
   await_same(f1, f2);
   dw_read_options strong = {.consistency = DW_STRONG, .wait_ms = 5000};
@@ -296,6 +296,35 @@ START_TEST(a_primary_under_load_hands_over_and_nothing_is_lost) {
       ck_assert_msg(strcmp(node_get(f1, &strong, key), key) == 0, "%s was acknowledged and is lost", key);
     }
   }
+}
+END_TEST
+
+START_TEST(with_peers_a_directory_opens_as_what_its_history_says) {
+  open_all();
+  node_fill(p, 0, 20, 100);
+  await_same(p, f1);
+  await_same(p, f2);
+  ck_assert_int_eq(dw_promote(f1->e, &(dw_promote_options){.handover = 1}), DW_OK);
+  await_status(p, "a follower", role_is, DW_FOLLOWER); /* it handed over, so it follows by itself */
+  await_streaming(f1, 2);
+  node_put(f1, "x", "1");
+  await_same(f1, p);
+  node_close(p);
+  node_close(f1);
+  node_open(p); /* its settings say primary */
+  node_open(f1); /* its settings say follower of p */
+  dw_status s;
+  node_status(p, &s);
+  ck_assert_int_eq(s.role, DW_FOLLOWER);
+  node_status(f1, &s);
+  ck_assert_int_eq(s.role, DW_PRIMARY);
+  ck_assert_uint_eq(s.epoch >> 32, 1); /* the same term */
+  ck_assert_int_eq(dw_follow(p->e, f1->listen), DW_OK);
+  await_streaming(f1, 2);
+  node_put(f1, "y", "1");
+  await_same(f1, p);
+  await_same(f1, f2);
+  assert_equal_data(p, f2);
 }
 END_TEST
 
@@ -326,6 +355,7 @@ int main(void) {
   tcase_add_test(t, of_two_candidates_at_once_no_two_acknowledge);
   tcase_add_test(t, a_tail_that_was_in_doubt_is_decided_by_the_new_primary);
   tcase_add_test(t, a_primary_under_load_hands_over_and_nothing_is_lost);
+  tcase_add_test(t, with_peers_a_directory_opens_as_what_its_history_says);
   tcase_add_test(t, wrong_uses_say_what_is_wrong);
   suite_add_tcase(s, t);
   return check_main(s);
