@@ -328,7 +328,8 @@ DW_API int dw_write_async(dw_engine *, const dw_write_options *, const dw_batch 
 
 /* Waits until `lsn` of this engine's present epoch is committed and has the acks that the options ask
  * for (timeout_ms included), and applied here. On a follower: until it is applied. DW_OK, DW_TIMEOUT (still in doubt),
- * DW_NOT_FOUND (never logged here), DW_INVALID, DW_CLOSED. */
+ * DW_NOT_FOUND (never logged here), DW_FENCED (in doubt: this primary is fenced, or has become a follower while it
+ * was waited for), DW_INVALID, DW_CLOSED. */
 DW_API int dw_wait(dw_engine *, dw_lsn lsn, const dw_write_options *);
 
 /* ---- reading (any node) -------------------------------------------------------------------- */
