@@ -174,6 +174,7 @@ typedef struct {
 #define DW_REGION_BYTES 32
 #define DW_ADDRESS_BYTES 64
 #define DW_STATUS_MAX_FOLLOWERS 64
+#define DW_STATUS_MAX_MEMBERS 65
 
 typedef enum {
   DW_PEER_DISCONNECTED,
@@ -197,6 +198,16 @@ typedef struct {
   uint64_t staleness_ms; /* as it last reported; UINT64_MAX: unknown */
   uint64_t sent_bytes;
 } dw_follower_status;
+
+/* A node of the cluster, as it told the others. */
+typedef struct {
+  uint64_t node_id;
+  dw_role role;
+  uint32_t priority;                     /* 0: never to be promoted */
+  char client_address[DW_ADDRESS_BYTES]; /* "": unknown, or it serves no clients */
+  char address[DW_ADDRESS_BYTES];        /* where nodes connect, "": it does not listen */
+  char region[DW_REGION_BYTES];
+} dw_member;
 
 typedef struct {
   dw_role role;
@@ -229,6 +240,10 @@ typedef struct {
   int failed;                 /* the log or the store stopped after an error: see error */
   dw_peer_state primary_state; /* follower: the link to the primary */
   char primary[DW_ADDRESS_BYTES];
+  uint64_t primary_node;                 /* who writes, as far as this node knows (itself, if it does); 0: unknown */
+  char primary_client[DW_ADDRESS_BYTES]; /* its client address; "": unknown. Of a follower: as last heard */
+  uint32_t member_count; /* this node, and those it knows to be connected */
+  dw_member members[DW_STATUS_MAX_MEMBERS];
   char error[256];            /* last serious error, "" if none */
   uint64_t scrub_done_bytes, scrub_total_bytes; /* of old segments: the pass under way, or the last one */
   uint64_t scrub_passes;      /* finished since open */
@@ -328,7 +343,8 @@ DW_API int dw_write_async(dw_engine *, const dw_write_options *, const dw_batch 
 
 /* Waits until `lsn` of this engine's present epoch is committed and has the acks that the options ask
  * for (timeout_ms included), and applied here. On a follower: until it is applied. DW_OK, DW_TIMEOUT (still in doubt),
- * DW_NOT_FOUND (never logged here), DW_INVALID, DW_CLOSED. */
+ * DW_NOT_FOUND (never logged here), DW_FENCED (in doubt: this primary is fenced, or has become a follower while it
+ * was waited for), DW_INVALID, DW_CLOSED. */
 DW_API int dw_wait(dw_engine *, dw_lsn lsn, const dw_write_options *);
 
 /* ---- reading (any node) -------------------------------------------------------------------- */

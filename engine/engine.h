@@ -29,7 +29,7 @@ struct replication_ops {
   /* Follower: asks the primary for its commit_lsn, waits for the answer. DW_OK or DW_STALE. */
   int (*strong_point)(void *ctx, uint32_t wait_ms, dw_lsn *lsn);
   void (*stopping)(void *ctx); /* dw_stop: strong_point is to end its waiting. NULL: nothing waits there */
-  /* Fills followers[], follower_count, primary_state, primary, listen_port, bootstraps, staleness_ms. */
+  /* Fills followers[], members[] and their counts, primary_node, primary_client, primary_state, primary, listen_port, bootstraps, staleness_ms. */
   void (*status)(void *ctx, dw_status *);
 };
 

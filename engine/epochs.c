@@ -59,6 +59,10 @@ void epochs_add(struct epoch_list *l, const struct epoch_record *rec) {
   l->count++;
 }
 
+void epochs_cut(struct epoch_list *l, uint64_t above) {
+  while (l->count && l->records[l->count - 1].epoch > above) l->count--;
+}
+
 int epochs_load(dw_engine *e, struct store *store, struct epoch_list *l) {
   struct store_iter *it;
   int rc = store->ops->iter_create(store, NS_SYSTEM, &it);
@@ -104,12 +108,18 @@ int epoch_start(dw_engine *e, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn
                               .wall_ns = rec.wall_ns,
                               .origin_id = e->node.node_id};
   struct wal_block *block = NULL;
+  pthread_mutex_lock(&e->mu); /* a promotion has onlookers */
   int rc = epochs_reserve(&e->epochs, 1);
+  pthread_mutex_unlock(&e->mu);
   if (rc == DW_OK) rc = wal_block_create(&like, raw, sizeof raw, 0, &block);
   if (rc == DW_OK) rc = wal_append(e->wal, &block, 1, rec.epoch, commit_lsn);
   if (rc == DW_OK) rc = wal_sync(e->wal, NULL);
-  if (rc == DW_OK) epochs_add(&e->epochs, &rec);
-  if (rc == DW_OK) e->epoch = rec.epoch;
+  if (rc == DW_OK) {
+    pthread_mutex_lock(&e->mu);
+    epochs_add(&e->epochs, &rec);
+    e->epoch = rec.epoch;
+    pthread_mutex_unlock(&e->mu);
+  }
   wal_block_unref(block);
   return rc ? dw_fail_prefix(rc, "starting epoch %llu", (unsigned long long)rec.epoch) : DW_OK;
 }

@@ -241,7 +241,9 @@ void scrub_log_repair(dw_engine *, const struct wal_damage *, const struct repai
 int epochs_load(dw_engine *, struct store *, struct epoch_list *); /* replaces what the list holds */
 int epochs_reserve(struct epoch_list *, size_t more);              /* DW_NO_MEMORY; so that adding can't fail */
 void epochs_add(struct epoch_list *, const struct epoch_record *);
-int epoch_start(dw_engine *, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn); /* appends and syncs its first block */
+void epochs_cut(struct epoch_list *, uint64_t above); /* their blocks have left the log, or were never applied */
+/* Without mu: appends and syncs its first block. */
+int epoch_start(dw_engine *, uint64_t epoch, uint32_t reason, dw_lsn commit_lsn);
 uint64_t epochs_last(const dw_engine *); /* highest that the log or the history knows */
 int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WAL_EPOCH_RECORD_BYTES], struct wal_op *);
 

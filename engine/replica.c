@@ -152,6 +152,7 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
     if (e->gate.commit > pos->lsn) e->gate.commit = pos->lsn;
     e->known_commit = e->gate.commit; /* what was heard was about the dropped tail */
     e->epoch = pos->epoch;
+    epochs_cut(&e->epochs, pos->epoch); /* of a former primary: its own, whose record nobody has */
     e->unapplied_bytes = 0;
     if (e->gate.commit == e->applied.lsn) apply_works(e); /* what it refused is gone */
   }

@@ -7,8 +7,8 @@
  *      ^                            |                                       | acknowledges nothing,
  *      +-------- engine_demote -----+---------------------------------------+ commit_lsn stands still
  *
- * A promise is durable (NODE) before it is answered and before it has any effect; from then on a primary of a lower epoch is
- * fenced, also when it is opened again. Readers, iterators and the store know nothing of all this: a role is a
+ * A promise is durable (NODE) before it is answered and before it has any effect; from then on a primary of a lower
+ * epoch is fenced, also when it is opened again. Readers, iterators and the store know nothing of all this: a role is a
  * question of who may append to the log and who decides commit_lsn.
  *
  * Why a promoted node keeps everything that its log holds, and what then still waits for acknowledgements:
@@ -80,7 +80,8 @@ int role_refuse_fenced(const dw_engine *e, const char *what) {
 static void fence(dw_engine *e, struct request_list *done) {
   e->fenced = true;
   e->paused_until_ns = 0;
-  engine_log(e, DW_LOG_ERROR, "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
+  engine_log(e, DW_LOG_ERROR,
+             "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
              (ull)e->node.promised_epoch, (ull)e->node.promised_node,
              e->fence_address[0] ? e->fence_address : "address unknown", (ull)e->epoch);
   char why[160];
@@ -129,8 +130,8 @@ int engine_promise(dw_engine *e, uint64_t epoch, uint64_t node_id, const char *a
 
 void engine_promised(dw_engine *e, struct engine_promise *out) {
   pthread_mutex_lock(&e->mu);
-  *out = (struct engine_promise){
-      .epoch = e->node.promised_epoch, .node_id = e->node.promised_node, .fenced = e->fenced};
+  *out =
+      (struct engine_promise){.epoch = e->node.promised_epoch, .node_id = e->node.promised_node, .fenced = e->fenced};
   memcpy(out->primary, e->fence_address, sizeof out->primary);
   pthread_mutex_unlock(&e->mu);
 }
@@ -260,14 +261,17 @@ static int begin_epoch(dw_engine *e, uint64_t epoch) {
   return rc ? rc : epoch_start(e, epoch, EPOCH_PROMOTED, commit);
 }
 
-/* A log that failed while an epoch was begun has stopped for good. mu held. */
-static void not_promoted(dw_engine *e, int rc, struct request_list *done) {
+/* A log that failed while an epoch was begun has stopped for good. What of the tail needed no followers was committed
+ * only in the epoch that did not come about: the next primary's log may lack it. mu held. */
+static void not_promoted(dw_engine *e, int rc, dw_lsn commit, struct request_list *done) {
   struct wal_stat st;
   char why[400];
   dw_error_copy(why, sizeof why);
   wal_stat(e->wal, &st);
   if (st.stopped) engine_stop(e, rc, done);
+  e->gate.commit = commit;
   gate_restart(e);
+  epochs_cut(&e->epochs, e->applied.epoch);
   dw_fail(rc, "%s", why);
 }
 
@@ -277,23 +281,28 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
   pthread_mutex_lock(&e->mu);
   int rc = check_promotion(e, epoch);
   if (rc == DW_OK && (rc = catch_up(e, &done)) == DW_OK) {
+    dw_lsn commit = e->gate.commit;
     pthread_mutex_unlock(&e->mu);
     rc = begin_epoch(e, epoch);
     pthread_mutex_lock(&e->mu);
     if (rc == DW_OK)
       atomic_store(&e->role, DW_PRIMARY);
     else
-      not_promoted(e, rc, &done);
+      not_promoted(e, rc, commit, &done);
     apply_role_release(e);
   }
   if (rc == DW_OK && e->node.promised_epoch > epoch) { /* somebody was faster while our record was written */
     fence(e, &done);
     rc = role_refuse_fenced(e, "promoted, and fenced at once");
   } else if (rc == DW_OK) {
+    if (e->rops) { /* the epoch's record, and what of the tail is committed by it */
+      e->rops->log_grew(e->rctx);
+      e->rops->commit_moved(e->rctx);
+    }
     pipeline_advance(e);
     pipeline_kick(e);
-    engine_log(e, DW_LOG_WARN, "primary now: epoch %llu (term %llu) begins behind LSN %llu, commit_lsn %llu", (ull)epoch,
-               (ull)epoch_term(epoch), (ull)e->gate.written, (ull)e->gate.commit);
+    engine_log(e, DW_LOG_WARN, "primary now: epoch %llu (term %llu) begins behind LSN %llu, commit_lsn %llu",
+               (ull)epoch, (ull)epoch_term(epoch), (ull)e->gate.written, (ull)e->gate.commit);
   }
   pthread_mutex_unlock(&e->mu);
   pipeline_wake(&done);

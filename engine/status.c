@@ -113,6 +113,18 @@ static void status_log(dw_engine *e, dw_status *s) {
   s->syncs = st.syncs;
 }
 
+/* What is known without replication: this node. mu held. */
+static void status_members(const dw_engine *e, dw_status *s) {
+  dw_member *self = &s->members[0];
+  s->member_count = 1;
+  *self = (dw_member){.node_id = s->node_id, .role = s->role, .priority = e->opt.priority};
+  snprintf(self->region, sizeof self->region, "%s", e->opt.region);
+  if (e->opt.client_address) snprintf(self->client_address, sizeof self->client_address, "%s", e->opt.client_address);
+  if (s->role != DW_PRIMARY) return;
+  s->primary_node = s->fenced ? s->promised_node : s->node_id;
+  if (!s->fenced) memcpy(s->primary_client, self->client_address, sizeof s->primary_client);
+}
+
 int dw_status_get(dw_engine *e, dw_status *s) {
   memset(s, 0, sizeof *s);
   pthread_mutex_lock(&e->mu);
@@ -149,6 +161,7 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   snprintf(s->scrub_result, sizeof s->scrub_result, "%s", e->scrub.result);
   snprintf(s->error, sizeof s->error, "%s", e->failed);
   if (e->opt.primary && !e->rops) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
+  status_members(e, s);
   if (e->rops) e->rops->status(e->rctx, s);
   pthread_mutex_unlock(&e->mu);
   return DW_OK;

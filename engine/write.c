@@ -143,8 +143,7 @@ static void serve(dw_engine *e, struct write_request *r) {
 
 static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf *body, uint32_t ops, dw_lsn *lsn) {
   if (lsn) *lsn = 0;
-  if (!is_primary(e))
-    return refuse_follower(e);
+  if (!is_primary(e)) return refuse_follower(e);
   struct write_request r = {.body = body->data, .body_bytes = (uint32_t)body->len, .ops = ops};
   int rc = need_from_options(e, wo, &r.need, &r.timeout_ns);
   if (rc) return rc;
@@ -238,11 +237,18 @@ int dw_wait(dw_engine *e, dw_lsn lsn, const dw_write_options *wo) {
   if (lsn == 0) return dw_fail(DW_INVALID, "LSN 0 is no commit");
   uint64_t deadline = mono_ns(e) + timeout_ns;
   pthread_mutex_lock(&e->mu);
-  if (is_primary(e) && lsn > e->gate.written)
+  const bool primary = is_primary(e);
+  const uint64_t epoch = e->epoch;
+  if (primary && lsn > e->gate.written)
     rc = dw_fail(DW_NOT_FOUND, "LSN %llu was never logged here, the log ends at %llu", (unsigned long long)lsn,
                  (unsigned long long)e->gate.written);
-  while (rc == DW_OK && !(e->applied.lsn >= lsn && (!is_primary(e) || gate_acked(&e->gate, &need, lsn)))) {
-    if (e->fenced) {
+  while (rc == DW_OK) {
+    if (primary && (!is_primary(e) || e->epoch != epoch)) { /* under this number others may write now */
+      rc = dw_fail(DW_FENCED, "LSN %llu of epoch %llu is in doubt: this node is no primary of that epoch any more",
+                   (unsigned long long)lsn, (unsigned long long)epoch);
+    } else if (e->applied.lsn >= lsn && (!is_primary(e) || gate_acked(&e->gate, &need, lsn))) {
+      break;
+    } else if (e->fenced) {
       rc = role_refuse_fenced(e, "in doubt, this primary is fenced");
     } else if (e->failed_rc || e->stopping) {
       rc = dw_fail(DW_CLOSED, "LSN %llu is in doubt: %s", (unsigned long long)lsn,

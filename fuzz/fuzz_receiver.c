@@ -256,6 +256,7 @@ static void drive(struct talk *t) {
       CHECK(found);
       break;
     }
+    case RECV_MEMBERS: CHECK(a.members->count && a.members->count <= MSG_MEMBERS_MAX); break;
     case RECV_LOG: CHECK(a.log.text); break;
     case RECV_CLOSE:
       CHECK(t->connected || a.close.code);

@@ -36,6 +36,7 @@ struct talk {
   uint64_t fetches; /* ids of FETCH so far */
   uint64_t node_id; /* of the follower's frames */
   uint64_t epoch;
+  bool takes_members; /* it said so in a HELLO */
 };
 
 /* ---- what the shipper says ------------------------------------------------------------------------ */
@@ -116,6 +117,11 @@ static void said(struct talk *t, const struct frame *f) {
   case MSG_CKPT_FILE_END: CHECK(msg_get_ckpt_file_end(f, &end) == DW_OK && end.file < FILES); break;
   case MSG_CKPT_DONE: CHECK(msg_get_id(f, &id) == DW_OK); break;
   case MSG_FETCHED: said_fetched(f); break;
+  case MSG_MEMBERS: {
+    struct msg_members told;
+    CHECK(t->takes_members && msg_get_members(f, &told) == DW_OK && told.count == 1);
+    break;
+  }
   default: CHECK(false);
   }
 }
@@ -303,6 +309,9 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
     h.applied = some_pos(t, f);
     h.at = some_pos(t, f);
     if (x & 1) h.resume = id;
+    h.has_member = x & 2;
+    h.member = (struct msg_member){.node_id = t->node_id, .role = DW_FOLLOWER, .client = "127.0.0.1:6379"};
+    t->takes_members |= h.has_member;
     CHECK(msg_put_hello(b, &me, &h) == DW_OK);
     break;
   }
@@ -434,6 +443,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                .max_output_bytes = OUTPUT_MAX,
                                .peer = "fuzz"};
   CHECK(shipper_create(&cfg, &t.log.end, t.commit, t.now, &t.ship) == DW_OK);
+  static const struct msg_members all = {.count = 1, .member = {{.node_id = NODE, .client = "127.0.0.1:6379"}}};
+  shipper_members(t.ship, &all, t.now);
   for (unsigned i = 0; feed_left(&f) && !t.closed && i < 200; i++) step(&t, &f);
   drain(&t, SIZE_MAX);
   quorum_gone(&t.quorum, &t, t.now);

@@ -196,6 +196,13 @@ static void one_message(unsigned type, struct buf *b, const struct msg_sender *s
     add(b, head, sizeof head);
     break;
   }
+  case MSG_MEMBERS: {
+    struct msg_members all = {.count = 2};
+    all.member[0] = (struct msg_member){.node_id = 7, .role = DW_PRIMARY, .priority = 100, .client = "10.0.0.7:6379"};
+    all.member[1] = (struct msg_member){.node_id = 8, .role = DW_FOLLOWER, .listen = ":7400", .region = "eu"};
+    rc = msg_put_members(b, s, &all);
+    break;
+  }
   case MSG_CKPT_FILE_END: rc = msg_put_ckpt_file_end(b, s, &(struct msg_ckpt_file_end){1, id}); break;
   case MSG_CKPT_DONE: rc = msg_put_ckpt_done(b, s, &id); break;
   case MSG_CKPT_ACK: rc = msg_put_ckpt_ack(b, s, &(struct msg_ckpt_ack){4096}); break;
@@ -211,6 +218,7 @@ static void messages(void) {
   add_u8(&all, 0);
   for (unsigned type = MSG_HELLO; type < MSG_TYPES; type++) {
     struct buf b = {0};
+    if (!msg_name(type)) continue;
     add_u8(&b, 0);
     one_message(type, &b, &s);
     add(&all, b.data + 1, b.len - 1);

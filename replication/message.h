@@ -37,6 +37,7 @@
 #define MSG_FETCHED_PREFIX_BYTES 48u /* version, count, id, cluster, reserved */
 #define MSG_FETCH_BYTES 1048576u     /* of blocks in one FETCHED; a bigger block travels alone */
 #define MSG_ADDRESS_BYTES 64u        /* NUL-padded */
+#define MSG_HELLO_BYTES 200u         /* without what later versions appended */
 
 enum msg_type {
   MSG_HELLO = 1,          /* f->p: who I am, where my log ends */
@@ -59,7 +60,8 @@ enum msg_type {
   MSG_FETCHED = 18,        /* back: whole blocks, byte for byte as on disk */
   MSG_FENCE = 20,          /* candidate -> any node, instead of HELLO: what do you have, promise me an epoch, it has begun */
   MSG_FENCED = 21,         /* back */
-  MSG_TYPES = 22
+  MSG_MEMBERS = 22,        /* p->f: who is in the cluster, and where clients find whom */
+  MSG_TYPES = 23
 };
 #define MSG_BIT(type) (1u << (type))
 const char *msg_name(unsigned type); /* "HELLO"; "type 99" is the caller's to print: NULL */
@@ -109,6 +111,24 @@ void frame_header_encode(const struct frame_header *, uint8_t out[MSG_HEADER_BYT
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
+/* What a node says of itself. Addresses are "host:port" of plain characters, or "": they go into replies to clients. A host
+ * that is "", * or a wildcard means the host that the node was seen from. */
+#define MSG_MEMBER_BYTES 176u
+struct msg_member {
+  uint64_t node_id;
+  uint8_t role;                   /* dw_role */
+  uint32_t priority;              /* 0: never to be promoted */
+  char client[MSG_ADDRESS_BYTES]; /* where clients connect */
+  char listen[MSG_ADDRESS_BYTES]; /* where nodes connect */
+  char region[MSG_REGION_BYTES];
+};
+
+#define MSG_MEMBERS_MAX 65u /* a primary and 64 followers */
+struct msg_members {
+  uint32_t count; /* 1 at least in a message */
+  struct msg_member member[MSG_MEMBERS_MAX]; /* node ids differ, at most one is a primary */
+};
+
 struct msg_hello {
   uint16_t version_min, version_max;
   uint8_t role;              /* dw_role: a primary is refused */
@@ -121,6 +141,8 @@ struct msg_hello {
   struct wal_pos at;      /* boundary that it asks about: its tail, or an older one while looking for the common one */
   struct hash128 resume;  /* checkpoint whose transfer broke; zero: none */
   char region[MSG_REGION_BYTES]; /* terminated */
+  bool has_member;               /* appended later: who says it takes MEMBERS, too */
+  struct msg_member member;      /* of the sender */
 };
 
 enum msg_follows { FOLLOWS_STREAM = 1, FOLLOWS_TRUNCATE = 2, FOLLOWS_BOOTSTRAP = 3 };
@@ -255,6 +277,10 @@ struct msg_ckpt_ack {
   uint64_t bytes; /* chunk bytes taken since CKPT_WANT, cumulative */
 };
 
+/* message_members.c: one entry. Decoding empties an address that is none. */
+void msg_member_encode(const struct msg_member *, uint8_t out[MSG_MEMBER_BYTES]);
+int msg_member_decode(const uint8_t in[MSG_MEMBER_BYTES], struct msg_member *);
+
 /* Who sends: goes into every header. */
 struct msg_sender {
   uint16_t version; /* negotiated; the types that may travel before WELCOME carry 0 whatever it is */
@@ -276,6 +302,7 @@ int msg_put_ckpt_done(struct buf *, const struct msg_sender *, const struct hash
 int msg_put_ckpt_ack(struct buf *, const struct msg_sender *, const struct msg_ckpt_ack *);
 int msg_put_ckpt_installed(struct buf *, const struct msg_sender *, const struct hash128 *id);
 int msg_put_fetch(struct buf *, const struct msg_sender *, const struct msg_fetch *);
+int msg_put_members(struct buf *, const struct msg_sender *, const struct msg_members *);
 int msg_put_fence(struct buf *, const struct msg_sender *, const struct msg_fence *);
 int msg_put_fenced(struct buf *, const struct msg_sender *, const struct msg_fenced *); /* text cut to MSG_TEXT_BYTES */
 /* A frame with the given body; for the manifest and for tests. */
@@ -295,6 +322,7 @@ int msg_get_refuse(const struct frame *, struct msg_refuse *);
 int msg_get_blocks(const struct frame *, struct msg_blocks *);
 int msg_get_fetch(const struct frame *, struct msg_fetch *);
 int msg_get_fetched(const struct frame *, struct msg_fetched *);
+int msg_get_members(const struct frame *, struct msg_members *);
 int msg_get_fence(const struct frame *, struct msg_fence *);
 int msg_get_fenced(const struct frame *, struct msg_fenced *);
 int msg_get_commit(const struct frame *, dw_lsn *commit_lsn);

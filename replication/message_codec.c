@@ -45,10 +45,8 @@ static void printable(char *text) {
 
 /* ---- HELLO --------------------------------------------------------------------------------- */
 
-#define HELLO_BYTES 200u
-
 int msg_put_hello(struct buf *b, const struct msg_sender *s, const struct msg_hello *m) {
-  uint8_t p[HELLO_BYTES] = {0};
+  uint8_t p[MSG_HELLO_BYTES + MSG_MEMBER_BYTES] = {0};
   put_u16(p, m->version_min);
   put_u16(p + 2, m->version_max);
   p[4] = m->role;
@@ -61,7 +59,8 @@ int msg_put_hello(struct buf *b, const struct msg_sender *s, const struct msg_he
   put_hash(p + 144, &m->resume);
   put_u32(p + 160, m->heartbeat_ms);
   memcpy(p + 168, m->region, strnlen(m->region, MSG_REGION_BYTES - 1));
-  return msg_put(b, s, MSG_HELLO, p, sizeof p);
+  if (m->has_member) msg_member_encode(&m->member, p + MSG_HELLO_BYTES);
+  return msg_put(b, s, MSG_HELLO, p, m->has_member ? sizeof p : MSG_HELLO_BYTES);
 }
 
 /* HELLO and FETCH begin with what their sender speaks: there in every version, and judged first. */
@@ -100,7 +99,11 @@ int msg_get_hello(const struct frame *f, struct msg_hello *m) {
   if (m->applied.epoch > m->tail.epoch || m->at.epoch > m->tail.epoch) return bad(f, "epoch beyond the log's own");
   if (hash128_zero(&m->cluster_id) && m->tail.lsn) return bad(f, "a log without a cluster id");
   printable(m->region);
-  return DW_OK;
+  m->has_member = f->h.body_len >= MSG_HELLO_BYTES + MSG_MEMBER_BYTES;
+  if (!m->has_member) return DW_OK;
+  rc = msg_member_decode(p + MSG_HELLO_BYTES, &m->member);
+  if (rc) return dw_fail_prefix(rc, "HELLO");
+  return m->member.node_id == m->node_id ? DW_OK : bad(f, "it speaks of another node");
 }
 
 /* ---- WELCOME ------------------------------------------------------------------------------- */

@@ -90,6 +90,7 @@ static void node_pump(void *ctx) {
     bootstrap_expire(n, now);
     serve_pin_log(n);
   }
+  members_pump(n);
   report_pump(n, now, tick);
   if (n->stopping && !n->peers && (!n->follow || follow_idle(n)) && role_idle(n)) {
     transport_finish(n->t);
@@ -132,6 +133,7 @@ static int node_build(dw_engine *e, struct node **out) {
       .ctx = n, .accepted = serve_accepted, .accept_failed = serve_accept_failed, .pump = node_pump};
   int rc = transport_create(&events, &n->t);
   if (rc == DW_OK && n->opt->listen) rc = transport_listen(n->t, n->opt->listen, &n->listen_port);
+  if (rc == DW_OK) members_setup(n);
   if (rc == DW_OK && n->primary[0] && n->role == DW_FOLLOWER) rc = follow_create(n);
   if (rc) {
     char why[400];
@@ -164,8 +166,8 @@ static int check_address(const char *option, const char *text) {
   if (!text) return DW_OK;
   int rc = address_parse(text, &a);
   if (rc) return dw_fail_prefix(rc, "option %s", option);
-  if (strcmp(option, "primary") == 0 && strtoul(a.port, NULL, 10) == 0)
-    return dw_fail(DW_INVALID, "option primary: '%s': port 0", text);
+  if (strcmp(option, "listen") != 0 && strtoul(a.port, NULL, 10) == 0)
+    return dw_fail(DW_INVALID, "option %s: '%s': port 0", option, text);
   if (strlen(text) >= DW_ADDRESS_BYTES)
     return dw_fail(DW_INVALID, "option %s: '%s' is longer than %d bytes", option, text, DW_ADDRESS_BYTES - 1);
   return DW_OK;
@@ -180,6 +182,7 @@ static int make_source(const dw_options *opt, struct block_source *out) {
 static int check_addresses(const dw_options *opt) {
   if (!opt) return DW_OK;
   int rc = check_address("listen", opt->listen);
+  if (rc == DW_OK) rc = check_address("client_address", opt->client_address);
   if (rc == DW_OK) rc = check_address("primary", opt->primary);
   if (rc == DW_OK && (rc = repair_source_check(opt->repair_from))) dw_fail_prefix(rc, "option repair_from");
   if (rc == DW_OK && (rc = repair_source_check(opt->peers))) dw_fail_prefix(rc, "option peers");

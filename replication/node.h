@@ -7,6 +7,7 @@
  *     follow        the connection to the primary, one receiver         node_follow.c
  *     fence         answers to candidates                              node_fence.c
  *     role          becoming primary, or following somebody else       node_role.c, node_promote.c
+ *     members       who is in the cluster, told and shown              node_members.c
  *     strong        readers that wait for an answer of the primary      node_strong.c
  *     report        what dw_status_get shows                            node_report.c
  *
@@ -27,6 +28,7 @@
 #include "replication/ack_quorum.h"
 #include "replication/checkpoint_recv.h"
 #include "replication/checkpoint_send.h"
+#include "replication/members.h"
 #include "replication/receiver.h"
 #include "replication/shipper.h"
 #include "replication/transport_uv.h"
@@ -194,6 +196,8 @@ struct node {
   struct sent_mark sent[DW_STATUS_MAX_FOLLOWERS];
   unsigned sent_count;
   uint32_t bootstraps;
+  struct members members;
+  bool members_changed;  /* somebody came, went or said something */
   struct follow *follow; /* NULL: no primary */
   char primary[DW_ADDRESS_BYTES]; /* whom it follows, or followed before it became primary; "": nobody */
   struct role_change role_change; /* node_role.c's */
@@ -208,7 +212,8 @@ struct node {
   struct role_request *asked; /* role_mu; not taken yet or under way */
 
   pthread_mutex_t report_mu;
-  struct report report; /* report_mu */
+  struct report report;          /* report_mu */
+  struct members members_report; /* report_mu; a copy of members */
 };
 
 static inline uint64_t node_now(const struct node *n) {
@@ -281,6 +286,12 @@ void promote_own_address(const struct node *, char out[MSG_ADDRESS_BYTES]);
 /* node_fence.c: loop thread */
 void fence_answer(struct peer *, const struct msg_fence *);
 void fence_heard(struct node *, uint64_t epoch, uint64_t node_id);
+
+/* node_members.c: loop thread, but for members_status */
+void members_setup(struct node *);
+void members_heard(struct node *, const struct msg_members *); /* from upstream */
+void members_pump(struct node *);                              /* renews the list and tells it, if it has changed */
+void members_status(const struct members *, dw_status *);
 
 /* node_strong.c */
 /* Asks the primary for its commit_lsn without blocking: begin (DW_STALE: nobody to ask), poll until true (*lsn is set

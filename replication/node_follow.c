@@ -74,6 +74,7 @@ int follow_create(struct node *n) {
   cfg.min_epoch = promise.epoch;
   cfg.min_node = promise.node_id;
   memcpy(cfg.region, id.region, sizeof cfg.region);
+  cfg.self = n->members.self;
   int rc = n->env->ops->random(n->env, &cfg.seed, sizeof cfg.seed);
   if (rc == DW_OK) rc = engine_incoming(n->e, incoming, sizeof incoming);
   if (rc == DW_OK) rc = ckpt_in_open(n->env, incoming, &f->in);
@@ -443,6 +444,7 @@ static void follow_do(struct node *n, const struct recv_action *a) {
     strong_lost(n);
     relays_lost(n);
     break;
+  case RECV_MEMBERS: members_heard(n, a->members); break;
   case RECV_LOG: engine_log(n->e, a->log.level, "%s", a->log.text); break;
   case RECV_CLOSE: on_close(n, a->close.code, a->close.text, a->close.retry_ns); break;
   }

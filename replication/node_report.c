@@ -87,6 +87,7 @@ void report_status(void *ctx, dw_status *s) {
   s->primary_state = n->report.primary_state;
   memcpy(s->primary, n->report.primary, sizeof s->primary);
   s->bootstraps = n->report.bootstraps;
+  members_status(&n->members_report, s);
   if (!s->error[0]) memcpy(s->error, n->report.error, sizeof s->error);
   pthread_mutex_unlock(&n->report_mu);
   s->listen_port = n->listen_port;

@@ -93,6 +93,7 @@ void serve_accepted(void *ctx, struct tp_conn *conn, const char *name) {
     return;
   }
   p->conn = conn;
+  shipper_members(p->ship, &n->members.list, node_now(n));
   conn_attach(conn, &peer_events, p);
   p->dirty = true;
   p->next = n->peers;
@@ -139,7 +140,7 @@ static void peer_close(struct peer *p, int code, const char *why) {
   p->make_waits = false;
   quorum_gone(&n->quorum, p, node_now(n));
   if (n->follow) follow_relays_gone(n, p);
-  n->acks_changed = n->pins_changed = n->report_urgent = true;
+  n->acks_changed = n->pins_changed = n->report_urgent = n->members_changed = true;
 }
 
 static void sweep(struct node *n) {
@@ -260,7 +261,7 @@ static void on_locate(struct peer *p, const struct msg_hello *hello) {
   if (rc == DW_OK) rc = quorum_admit(&n->quorum, p, hello, p->address, node_now(n), &old);
   if (rc == DW_OK) {
     if (old) peer_close(old, DW_OK, "a newer connection of this node took its place");
-    p->admitted = true;
+    p->admitted = n->members_changed = true;
     p->pin = hello->at.lsn;
     n->pins_changed = n->report_urgent = true;
     rc = locate_start(p, hello);

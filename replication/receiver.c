@@ -168,6 +168,11 @@ void recv_hello(struct receiver *r) {
   if (r->pos.has_cluster) h.cluster_id = r->pos.cluster_id;
   memcpy(h.region, r->cfg.region, sizeof h.region);
   h.region[MSG_REGION_BYTES - 1] = 0;
+  h.has_member = true;
+  h.member = r->cfg.self;
+  h.member.node_id = r->cfg.node_id;
+  h.member.role = DW_FOLLOWER;
+  memcpy(h.member.region, h.region, sizeof h.member.region);
   struct buf b = {0};
   r->phase = RP_HANDSHAKE;
   recv_push(r, msg_put_hello(&b, &r->me, &h), &b);
@@ -343,6 +348,9 @@ static bool next_news(struct receiver *r, struct recv_action *a) {
                               .probe = {r->done[r->done_head].id, r->done[r->done_head].commit_lsn}};
     r->done_head = (r->done_head + 1) % STALENESS_PROBES;
     r->done_count--;
+  } else if (r->members_changed) {
+    r->members_changed = false;
+    *a = (struct recv_action){.type = RECV_MEMBERS, .members = &r->members};
   } else if (r->fresh_changed) {
     r->fresh_changed = false;
     *a = (struct recv_action){.type = RECV_FRESH};

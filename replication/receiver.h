@@ -59,6 +59,7 @@ struct receiver_config {
   uint64_t probe_ns;   /* between staleness probes; 0: heartbeat_ms / 5 */
   uint64_t seed;       /* random, for the jitter */
   const char *primary; /* "host:port" for messages; copied */
+  struct msg_member self; /* what others are told; node id, role and region are filled in */
   uint64_t min_epoch, min_node; /* what this node has promised, and to whom: no stream below it. 0: nothing */
 };
 
@@ -86,6 +87,7 @@ enum recv_action_type {
   RECV_FRESH,          /* staleness or the link changed: publish receiver_fresh_as_of, engine_freshness_changed */
   RECV_PROBE_DONE,     /* probe.id was answered: the primary's commit_lsn */
   RECV_PROBES_LOST,    /* all probes under way are void (link lost): strong reads and relayed probes fail or ask again */
+  RECV_MEMBERS,        /* the primary says who is in the cluster */
   RECV_LOG,            /* a line for the log */
   RECV_CLOSE           /* close the socket; RECV_CONNECT follows when it is time */
 };
@@ -117,6 +119,7 @@ struct recv_action {
       struct wal_pos pos;
     } install;
     dw_lsn commit_lsn;
+    const struct msg_members *members;
     struct {
       uint64_t id;
       dw_lsn commit_lsn;

@@ -11,10 +11,11 @@ static uint32_t accepted(const struct receiver *r) {
   uint32_t always = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE);
   switch (r->phase) {
   case RP_HANDSHAKE: return always | MSG_BIT(MSG_WELCOME);
-  case RP_STREAMING: return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER);
+  case RP_STREAMING: return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) |
+           MSG_BIT(MSG_MEMBERS);
   case RP_BOOTSTRAPPING:
     return always | MSG_BIT(MSG_CKPT_MANIFEST) | MSG_BIT(MSG_CKPT_CHUNK) | MSG_BIT(MSG_CKPT_FILE_END) |
-           MSG_BIT(MSG_CKPT_DONE);
+           MSG_BIT(MSG_CKPT_DONE) | MSG_BIT(MSG_MEMBERS);
   default: return 0;
   }
 }
@@ -64,6 +65,15 @@ static int on_heartbeat(struct receiver *r, const struct frame *f) {
   return DW_OK;
 }
 
+static int on_members(struct receiver *r, const struct frame *f) {
+  struct msg_members m;
+  int rc = msg_get_members(f, &m);
+  if (rc) return rc;
+  r->members = m;
+  r->members_changed = true;
+  return DW_OK;
+}
+
 static int dispatch(struct receiver *r, const struct frame *f) {
   dw_lsn lsn;
   switch (f->h.type) {
@@ -75,6 +85,7 @@ static int dispatch(struct receiver *r, const struct frame *f) {
   case MSG_CKPT_CHUNK: return recv_on_chunk(r, f);
   case MSG_CKPT_FILE_END: return recv_on_file_end(r, f);
   case MSG_CKPT_DONE: return recv_on_done(r, f);
+  case MSG_MEMBERS: return on_members(r, f);
   case MSG_COMMIT:
     msg_get_commit(f, &lsn);
     recv_commit(r, lsn);

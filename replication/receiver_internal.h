@@ -91,7 +91,8 @@ struct receiver {
   /* news */
   dw_lsn commit, told_commit;
   struct staleness stale;
-  bool fresh_changed, probes_lost;
+  bool fresh_changed, probes_lost, members_changed;
+  struct msg_members members;
   struct {
     uint64_t id;
     dw_lsn commit_lsn;

@@ -146,6 +146,7 @@ static void advance(struct shipper *s) {
   check_time(s);
   beat(s);
   ship_tell_commit(s);
+  ship_tell_members(s);
   ship_move_checkpoint(s);
 }
 
@@ -197,6 +198,13 @@ void shipper_log_grew(struct shipper *s, const struct wal_pos *tail, uint64_t no
 void shipper_commit(struct shipper *s, dw_lsn commit_lsn, uint64_t now_ns) {
   ship_clock(s, now_ns);
   if (commit_lsn > s->commit) s->commit = commit_lsn;
+  advance(s);
+}
+
+void shipper_members(struct shipper *s, const struct msg_members *m, uint64_t now_ns) {
+  ship_clock(s, now_ns);
+  s->members = m;
+  s->members_due = true;
   advance(s);
 }
 

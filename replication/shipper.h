@@ -133,6 +133,9 @@ void shipper_drained(struct shipper *, size_t n, uint64_t now_ns);
 void shipper_tick(struct shipper *, uint64_t now_ns);
 void shipper_log_grew(struct shipper *, const struct wal_pos *tail, uint64_t now_ns);
 void shipper_commit(struct shipper *, dw_lsn commit_lsn, uint64_t now_ns);
+/* Who is in the cluster, now or anew: told to a peer that takes MEMBERS. Borrowed for the shipper's life; call again
+ * whenever it has changed. */
+void shipper_members(struct shipper *, const struct msg_members *, uint64_t now_ns);
 void shipper_eof(struct shipper *, const char *why, uint64_t now_ns);
 /* Say goodbye and close (this node stops, or the connection was superseded): REFUSE, then SHIP_CLOSE when it is out. */
 void shipper_shut(struct shipper *, int code, const char *why, uint64_t now_ns);

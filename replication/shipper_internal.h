@@ -50,6 +50,9 @@ struct shipper {
   bool want_log; /* there may be blocks beyond `sent` */
   bool live;
 
+  const struct msg_members *members; /* the driver's */
+  bool members_due;
+
   enum ship_ask locate, read, make, chunk, fetch, fence;
   struct msg_fetch fetch_msg;
   bool have_fetch;
@@ -103,6 +106,7 @@ void ship_on_fence(struct shipper *, const struct frame *);
 
 /* shipper_send.c */
 void ship_tell_commit(struct shipper *);
+void ship_tell_members(struct shipper *);
 void ship_move_checkpoint(struct shipper *); /* FILE_END, DONE and the next chunk, as far as the output allows */
 
 #endif

@@ -67,6 +67,18 @@ void ship_tell_commit(struct shipper *s) {
     s->told_commit = s->commit;
 }
 
+/* Once for all changes while the output is full. */
+void ship_tell_members(struct shipper *s) {
+  if (!s->members_due || (s->phase != SHIP_STREAMING && s->phase != SHIP_BOOTSTRAPPING)) return;
+  if (!s->hello.has_member || s->members->count == 0 || s->out.bytes > SHIP_SMALL_BYTES) return;
+  struct buf b = {0};
+  s->members_due = false;
+  if (msg_put_members(&b, &s->me, s->members))
+    ship_end(s, DW_NO_MEMORY, 0, false, "no memory for a frame");
+  else
+    ship_push(s, &b);
+}
+
 /* ---- checkpoint ---------------------------------------------------------------------------- */
 
 void shipper_checkpoint(struct shipper *s, int rc, struct ckpt_manifest *m, const char *text, uint64_t now_ns) {

@@ -160,6 +160,7 @@ static void make_receiver(struct sim_node *n) {
                                 .heartbeat_ms = n->sim->heartbeat_ms,
                                 .peer_timeout_ms = n->sim->peer_timeout_ms,
                                 .seed = sim_draw(n->sim, 1u << 30),
+                                .self = {.priority = 100, .client = "0.0.0.0:6379"},
                                 .primary = n->upstream->name};
   own_begin();
   int rc = receiver_create(&cfg, n->sim->now, &n->recv);
@@ -382,6 +383,7 @@ static void connect_up(struct sim_node *n) {
     receiver_connect_failed(n->recv, "hung up", n->sim->now);
     return;
   }
+  if (s->members.count) shipper_members(l->ship, &s->members, s->sim->now);
   struct receiver_position p = position(n);
   receiver_connected(n->recv, &p, n->sim->now);
 }
@@ -537,6 +539,7 @@ static bool drive_receiver(struct sim_node *n) {
   case RECV_FRESH: break;
   case RECV_PROBE_DONE: probe_done(n, a.probe.id, a.probe.commit_lsn); break;
   case RECV_PROBES_LOST: n->probes_lost++; break;
+  case RECV_MEMBERS: n->members = *a.members; break;
   case RECV_LOG: break;
   case RECV_CLOSE:
     n->closes++;

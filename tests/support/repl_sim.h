@@ -64,6 +64,7 @@ struct sim_node {
   struct wal_pos applied;
   struct ack_quorum quorum;
   struct ack_marks marks;
+  struct msg_members members; /* a server's: what it tells; a follower's: what it was told */
   bool sync_commit; /* commit follows the first durable ack instead of the log's end */
 
   /* as a follower */
