@@ -31,6 +31,10 @@ void engine_identity(dw_engine *e, struct engine_identity *out) {
   pthread_mutex_unlock(&e->mu);
 }
 
+dw_role engine_role(dw_engine *e) {
+  return (dw_role)atomic_load(&e->role);
+}
+
 struct env *engine_env(dw_engine *e) {
   return e->env;
 }
@@ -150,6 +154,7 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->commits = e->commits;
   s->approximate_keys = e->health.approximate_keys;
   s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;
+  s->stopping = e->stopping;
   s->failed = e->failed_rc != 0 || e->store_error_rc != 0 || e->log_damaged;
   s->scrub_done_bytes = e->scrub.done;
   s->scrub_total_bytes = e->scrub.total;

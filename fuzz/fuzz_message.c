@@ -34,7 +34,8 @@ static void hello(struct seen *x) {
   CHECK(m.applied.lsn <= m.tail.lsn && m.at.lsn <= m.tail.lsn && m.node_id);
   CHECK(msg_put_hello(&x->again, &x->s, &m) == DW_OK);
   size_t n = strnlen((const char *)p + 168, MSG_REGION_BYTES);
-  if (x->f->h.body_len == MSG_HELLO_BYTES && printable(p + 168, n)) same(x); /* longer: see members(), or of a later version */
+  if (x->f->h.body_len == MSG_HELLO_BYTES && printable(p + 168, n))
+    same(x); /* longer: see members(), or of a later version */
 }
 
 /* Texts are cleaned, so it is what was decoded that must survive. */
@@ -43,7 +44,8 @@ static void members(struct seen *x) {
   struct frame f = *x->f;
   if (msg_get_members(x->f, &m)) return;
   for (uint32_t i = 0; i < m.count; i++) {
-    CHECK(m.member[i].node_id && strlen(m.member[i].client) < MSG_ADDRESS_BYTES && !strpbrk(m.member[i].client, " \r\n"));
+    CHECK(m.member[i].node_id && strlen(m.member[i].client) < MSG_ADDRESS_BYTES &&
+          !strpbrk(m.member[i].client, " \r\n"));
     CHECK(strlen(m.member[i].region) < MSG_REGION_BYTES && printable((uint8_t *)m.member[i].region, MSG_REGION_BYTES));
   }
   CHECK(msg_put_members(&x->again, &x->s, &m) == DW_OK && x->again.len == MSG_HEADER_BYTES + f.h.body_len);

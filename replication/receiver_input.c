@@ -11,8 +11,8 @@ static uint32_t accepted(const struct receiver *r) {
   uint32_t always = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE);
   switch (r->phase) {
   case RP_HANDSHAKE: return always | MSG_BIT(MSG_WELCOME);
-  case RP_STREAMING: return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) |
-           MSG_BIT(MSG_MEMBERS);
+  case RP_STREAMING:
+    return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) | MSG_BIT(MSG_MEMBERS);
   case RP_BOOTSTRAPPING:
     return always | MSG_BIT(MSG_CKPT_MANIFEST) | MSG_BIT(MSG_CKPT_CHUNK) | MSG_BIT(MSG_CKPT_FILE_END) |
            MSG_BIT(MSG_CKPT_DONE) | MSG_BIT(MSG_MEMBERS);

@@ -56,8 +56,8 @@ void ship_end(struct shipper *s, int code, dw_lsn lsn, bool tell, const char *fm
 
 void ship_accept(struct shipper *s) {
   static const uint32_t by_phase[] = {
-      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_FENCE) |
-                         MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_HANDSHAKE] =
+          MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_FENCE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_LOCATING] = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_STREAMING] = MSG_BIT(MSG_ACK) | MSG_BIT(MSG_PROBE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_BOOTSTRAPPING] = MSG_BIT(MSG_CKPT_WANT) | MSG_BIT(MSG_CKPT_ACK) | MSG_BIT(MSG_CKPT_INSTALLED) |

@@ -18,7 +18,7 @@
 #include "replication/cmd/text.h"
 #include "wal/base/status.h"
 
-#define OPTIONS_MAX 40
+#define OPTIONS_MAX 64
 #define FILE_LINE_MAX 4096
 #define FILE_LINES_MAX 10000
 
@@ -396,6 +396,10 @@ static void cross_checks(struct loading *l) {
           strcmp(strrchr(ports[i].address, ':'), ":0") != 0)
         complain(l, &(struct place){.name = ports[j].name}, "%s is also the address of --%s", ports[j].address,
                  ports[i].name);
+  if (c->cluster_name && ok(l, "cluster-name") &&
+      (!c->cluster_name[0] ||
+       c->cluster_name[strcspn(c->cluster_name, " \t")])) /* it stands between blanks in +switch-master */
+    complain(l, &(struct place){.name = "cluster-name"}, "'%.200s': a name without blanks is needed", c->cluster_name);
 }
 
 static void config_init(struct config *c, enum daemon_kind kind) {
@@ -421,13 +425,15 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
   c->engine.repair_from = c->repair_from;
   c->engine.peers = c->peers;
   c->engine.region = c->region;
+  c->engine.client_address = c->client_address;
   if (l.no_memory) return dw_fail_nomem(0);
   return l.failed ? dw_fail(DW_INVALID, "wrong options") : DW_OK;
 }
 
 void config_free(struct config *c) {
-  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->peers, &c->region,
-                      &c->resp, &c->http,   &c->file,    &c->log_file,    &c->pid_file};
+  char **strings[] = {&c->data,   &c->listen,   &c->primary, &c->repair_from,    &c->peers,
+                      &c->region, &c->resp,     &c->http,    &c->client_address, &c->cluster_name,
+                      &c->file,   &c->log_file, &c->pid_file};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     free(*strings[i]);
     *strings[i] = NULL;

@@ -24,7 +24,8 @@ enum {
 /* Strings are the config's own; NULL: not given. `engine` points to them. */
 struct config {
   dw_options engine;
-  char *data, *listen, *primary, *repair_from, *peers, *region, *resp, *http, *file, *log_file, *pid_file;
+  char *data, *listen, *primary, *repair_from, *peers, *region, *resp, *http, *client_address, *cluster_name, *file, *log_file,
+      *pid_file;
   uint64_t max_staleness_ms; /* 0: no bound */
   uint32_t max_clients;
   uint32_t log_level; /* dw_log_level */

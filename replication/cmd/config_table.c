@@ -25,10 +25,13 @@ const struct option option_table[] = {
   {"listen", NULL, OPTION_ADDRESS, BOTH, DAEMON_PRIMARY, "HOST:PORT", "where followers connect", NULL, FIELD(listen), 0, 0, NULL},
   {"node-id", NULL, OPTION_NUMBER, BOTH, 0, "N", "unique in the cluster; drawn at random and kept if not given", NULL, FIELD(engine.node_id), 1, UINT64_MAX, NULL},
   {"region", NULL, OPTION_TEXT, BOTH, 0, "NAME", "shown in status and metrics", NULL, FIELD(region), 0, DW_REGION_BYTES - 1, NULL},
+  {"priority", NULL, OPTION_NUMBER, BOTH, 0, "N", "among followers with the same log the highest is promoted; 0: never", NULL, FIELD(engine.priority), 0, 1000000, NULL},
 
   {"resp", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve Redis clients here", "Front ends", FIELD(resp), 0, 0, NULL},
-  {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status here", NULL, FIELD(http), 0, 0, NULL},
-  {"max-staleness", NULL, OPTION_TIME, DAEMON_FOLLOWER, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
+  {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status /primary /replica here", NULL, FIELD(http), 0, 0, NULL},
+  {"client-address", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where clients reach --resp, told to the other nodes; --resp itself if not given", NULL, FIELD(client_address), 1, 0, NULL},
+  {"cluster-name", NULL, OPTION_TEXT, BOTH, 0, "NAME", "what SENTINEL calls this cluster [dabbawal]", NULL, FIELD(cluster_name), 0, 63, NULL},
+  {"max-staleness", NULL, OPTION_TIME, BOTH, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
   {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
 
   {"mode", NULL, OPTION_WORD, BOTH, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},

@@ -6,10 +6,12 @@
 
 #include "dabbawal.h"
 #include "replication/cmd/resp_server.h"
+#include "replication/cmd/status_json.h"
 #include "wal/base/bytes.h"
 
 struct node_view {
   dw_status status;
+  struct status_epochs epochs;
   bool has_resp;
   struct resp_metrics resp;
   uint64_t http_requests;
