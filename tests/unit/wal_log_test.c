@@ -525,6 +525,26 @@ START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) 
 }
 END_TEST
 
+/* Blocks 4 and 5 reach the file; taking them back stops within the first write that does it. */
+START_TEST(an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole) {
+  options.segment_bytes = 4u << 20;
+  open_wal();
+  append_many(3, 300, true);
+  struct wal_block *four[4];
+  for (uint8_t i = 0; i < 4; i++) four[i] = make(i == 1 ? 300000 : 600000, i);
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_NO_SPACE, true);
+  ck_assert_int_eq(wal_append(w, four, 4, 1, 0), DW_IO);
+  for (unsigned i = 0; i < 4; i++) wal_block_unref(four[i]);
+  fault_env_fail(faults, FAULT_PWRITEV, 0, DW_OK, false);
+  ck_assert_int_eq(append(300, 1), DW_CLOSED);
+  wal_close(w); /* it has stopped: this writes nothing */
+  open_wal();   /* the machine has not restarted: damage would be refused */
+  ck_assert_uint_eq(rec.end.lsn, 5);
+  append_many(2, 300, true);
+  ck_assert_uint_eq(read_all(), 7);
+}
+END_TEST
+
 START_TEST(a_full_disk_at_a_new_segment_fails_the_append_alone) {
   open_wal();
   while (1) {
@@ -769,6 +789,7 @@ int main(void) {
   tcase_add_test(t, a_failed_fdatasync_stops_the_log_for_good);
   tcase_add_test(t, what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot);
   tcase_add_test(t, a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again);
+  tcase_add_test(t, an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
