@@ -194,6 +194,15 @@ void apply_works(dw_engine *e) {
   if (!e->failed_rc) e->failed[0] = '\0';
 }
 
+void apply_refused(dw_engine *e, int rc) {
+  bool first = !e->store_error_rc;
+  e->store_error_rc = rc;
+  if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
+  if (first)
+    engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
+               (unsigned long long)e->applied.lsn + 1, e->failed);
+}
+
 void apply_step(dw_engine *e, struct request_list *done) {
   assert(!e->apply_busy);
   e->apply_busy = true;
@@ -216,12 +225,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
   } else if (result.rc && result.again) {
     /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before
      * they are logged, the health tick tries again. */
-    bool first = !e->store_error_rc;
-    e->store_error_rc = result.rc;
-    if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
-    if (first)
-      engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
-                 (unsigned long long)e->applied.lsn + 1, e->failed);
+    apply_refused(e, result.rc);
   } else if (result.repairable) {
     dw_error_copy(e->failed, sizeof e->failed);
     engine_log(e, DW_LOG_ERROR, "the log is damaged at LSN %llu, applying waits for its repair: %s",

@@ -144,6 +144,7 @@ struct dw_engine {
   char failed[256];
   int store_error_rc;         /* the store refuses writes, until one succeeds */
   bool store_retry;           /* it is time to try one */
+  uint64_t errors_outlived;   /* background errors of the store after which it took a write */
   struct store_health health;
 
   struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
@@ -210,6 +211,7 @@ void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
 void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
+void apply_refused(dw_engine *, int rc); /* mu held: the store has refused a write, with this thread's message */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
 int apply_until(dw_engine *, dw_lsn limit);
 

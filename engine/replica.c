@@ -330,6 +330,7 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   atomic_store_explicit(&e->applied_lsn, pos->lsn, memory_order_release);
   e->epoch = pos->epoch;
   e->persisted_lsn = e->known_commit = pos->lsn;
+  e->errors_outlived = 0; /* of the old store */
   e->unapplied_bytes = 0;
   apply_works(e);
   gate_free(&e->gate);
