@@ -107,7 +107,7 @@ char *parse_addresses(const char *text) {
 bool close_spelling(const char *text, const char *candidate) {
   enum { MAX = 24 };
   size_t n = strlen(text), m = strlen(candidate), row[MAX + 1];
-  if (n > MAX || m > MAX) return false;
+  if (n > MAX || m > MAX || n > m + 2 || m > n + 2) return false;
   for (size_t j = 0; j <= m; j++) row[j] = j;
   for (size_t i = 1; i <= n; i++) {
     size_t diagonal = row[0];

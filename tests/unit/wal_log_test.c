@@ -577,6 +577,26 @@ END_TEST
 
 /* ---- making it shorter ------------------------------------------------------------------------ */
 
+START_TEST(a_cut_does_not_write_rotten_blocks_anew) {
+  struct wal_pos pos;
+  char why[300];
+  options.segment_bytes = 1u << 20;
+  open_wal();
+  append_many(200, 1000, true);
+  struct find_block f = find(3);
+  ck_assert_int_eq(wal_boundary_at_most(w, 1, 149, &pos), DW_OK);
+  flip(f.path, f.off + 200);
+  ck_assert_int_eq(wal_truncate(w, &pos), DW_CORRUPT);
+  dw_error_copy(why, sizeof why);
+  ck_assert_ptr_nonnull(strstr(why, "LSN 3"));
+  wal_close(w);
+  ck_assert_int_eq(try_open(), DW_CORRUPT);
+  flip(f.path, f.off + 200); /* repaired: nothing had been cut */
+  open_wal();
+  ck_assert_uint_eq(rec.end.lsn, 200);
+}
+END_TEST
+
 START_TEST(trimming_drops_whole_segments_but_none_that_a_cursor_stands_in) {
   open_wal();
   append_many(400, 700, false);
@@ -792,6 +812,7 @@ int main(void) {
   tcase_add_test(t, an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
+  tcase_add_test(t, a_cut_does_not_write_rotten_blocks_anew);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
   tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
   tcase_add_test(t, a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history);
