@@ -509,6 +509,33 @@ START_TEST(what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boo
 }
 END_TEST
 
+START_TEST(an_epoch_record_whose_sync_failed_is_written_again_although_its_lsn_is_known_durable) {
+  open_wal();
+  append_many(5, 700, true);
+  append_many(1, 700, true); /* its mark tells of LSN 5 */
+  close_wal();               /* and this one of LSN 6 */
+  open_wal();
+  struct wal_stat st;
+  wal_stat(w, &st);
+  struct epoch_record e = {.epoch = 2, .node_id = 1, .reason = EPOCH_OPENED, .start = st.end};
+  struct block_header like = {.kind = BLOCK_EPOCH, .need = {1, 2, 2, false, 0}, .origin_id = 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&e, record);
+  ck_assert_int_eq(wal_block_create(&like, record, sizeof record, 1, &b), DW_OK);
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  fault_env_fail(faults, FAULT_FDATASYNC, 1, DW_IO, true);
+  ck_assert_int_eq(wal_sync(w, NULL), DW_IO);
+  crash();
+  fault_env_fail(faults, FAULT_FDATASYNC, 0, DW_OK, false);
+  unsigned before = fault_env_calls(faults, FAULT_PWRITEV);
+  open_wal();
+  ck_assert_uint_eq(rec.end.epoch, 2);
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 2); /* the record, and this opening's mark */
+}
+END_TEST
+
 START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) {
   open_wal();
   append_many(3, 300, true);
@@ -808,6 +835,7 @@ int main(void) {
   tcase_add_test(t, stale_bytes_of_a_recycled_segment_are_never_taken_for_blocks);
   tcase_add_test(t, a_failed_fdatasync_stops_the_log_for_good);
   tcase_add_test(t, what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot);
+  tcase_add_test(t, an_epoch_record_whose_sync_failed_is_written_again_although_its_lsn_is_known_durable);
   tcase_add_test(t, a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again);
   tcase_add_test(t, an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
