@@ -186,8 +186,8 @@ static void flush_store(dw_engine *e, struct store *store) {
 
 /* After a background error of the store: does it take writes? Nobody would learn that it does not before the next one,
  * and until then this node looks well and gives no follower a checkpoint. So one is tried that changes nothing: the
- * marker once more, by whoever holds the apply role, us. Where commits wait to be applied the applier finds out by itself.
- * mu held; dropped and retaken. */
+ * marker once more, by whoever holds the apply role, us. Where commits wait to be applied the applier finds out by
+ * itself. mu held; dropped and retaken. */
 static void try_store(dw_engine *e, struct store *store, const struct store_health *health) {
   if (health->background_errors <= e->errors_outlived || health->write_stopped || !e->wal || e->apply_busy ||
       e->failed_rc || e->applied.lsn < e->gate.commit)

@@ -402,8 +402,8 @@ static bool boot_goes_on(const struct wal *w, const struct walk *walk) {
 
 /* Writes again what no mark says was synced: the process before us may have stopped because an fdatasync failed. The
  * kernel then calls the pages clean, whether the disk has them or not; they can still be read, and a second fdatasync
- * succeeds without writing anything. Only pages that are dirty again make it tell the truth. Marks tell LSNs, and an epoch
- * record has that of the commit before it: it counts as synced only if a mark tells of a later commit. */
+ * succeeds without writing anything. Only pages that are dirty again make it tell the truth. Marks tell LSNs, and an
+ * epoch record has that of the commit before it: it counts as synced only if a mark tells of a later commit. */
 static int write_again(struct wal *w, const struct segment *s, dw_lsn durable) {
   uint64_t at = WAL_SEGMENT_HEADER_BYTES;
   for (size_t i = 0; i < s->index_count && s->index[i].pos.lsn < durable; i++) at = s->index[i].off;

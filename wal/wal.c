@@ -130,7 +130,8 @@ static void mark_bytes(const struct wal *w, const struct segment *s, dw_lsn dura
 }
 
 /* Zeroes what a failed write of these frames may have left in [from, to), frame by frame from the last to the first. */
-static int zero_frames(struct wal *w, struct segment *s, const struct iovec *frames, int n, uint64_t from, uint64_t to) {
+static int zero_frames(struct wal *w, struct segment *s, const struct iovec *frames, int n, uint64_t from,
+                       uint64_t to) {
   uint64_t start = from;
   for (int i = 0; i < n; i++) start += frames[i].iov_len;
   int rc = DW_OK;
