@@ -16,7 +16,8 @@
 
 #define READ_BLOCKS 512u
 #define OUT_IOVECS 256
-#define STRANGER_LINES 10u /* a second */
+#define PACK_BYTES_PER_S (128u << 20) /* of blocks, for all connections together */
+#define STRANGER_LINES 10u            /* a second */
 
 /* ---- connections ----------------------------------------------------------------------------- */
 
@@ -346,9 +347,15 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   }
 }
 
+/* Packing for one follower is cheap, for many it would take a core of its own: they share what there is. */
+static uint64_t pack_rate(const struct node *n) {
+  return n->opt->zstd_level ? PACK_BYTES_PER_S / n->peer_count : 0;
+}
+
 static void peer_pump(struct peer *p) {
   struct ship_action a;
   p->dirty = false;
+  shipper_pack_rate(p->ship, pack_rate(p->n));
   shipper_tick(p->ship, node_now(p->n));
   for (int step = 0; p->conn; step++) {
     peer_flush(p);

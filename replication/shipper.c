@@ -94,6 +94,7 @@ void shipper_destroy(struct shipper *s) {
   frame_reader_free(&s->in);
   outq_free(&s->out);
   ckpt_sender_free(&s->ckpt);
+  wal_packer_free(s->packer);
   free(s);
 }
 
@@ -196,6 +197,10 @@ void shipper_commit(struct shipper *s, dw_lsn commit_lsn, uint64_t now_ns) {
   ship_clock(s, now_ns);
   if (commit_lsn > s->commit) s->commit = commit_lsn;
   advance(s);
+}
+
+void shipper_pack_rate(struct shipper *s, uint64_t bytes_per_s) {
+  s->pack_rate = bytes_per_s;
 }
 
 void shipper_eof(struct shipper *s, const char *why, uint64_t now_ns) {

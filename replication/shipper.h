@@ -123,6 +123,9 @@ void shipper_drained(struct shipper *, size_t n, uint64_t now_ns);
 void shipper_tick(struct shipper *, uint64_t now_ns);
 void shipper_log_grew(struct shipper *, const struct wal_pos *tail, uint64_t now_ns);
 void shipper_commit(struct shipper *, dw_lsn commit_lsn, uint64_t now_ns);
+/* From now on at most so many bytes of blocks a second go out as packs (message PACKED), which costs time on this side;
+ * what is beyond that goes out as it is. 0, the state after shipper_create: no packs. */
+void shipper_pack_rate(struct shipper *, uint64_t bytes_per_s);
 void shipper_eof(struct shipper *, const char *why, uint64_t now_ns);
 /* Say goodbye and close (this node stops, or the connection was superseded): REFUSE, then SHIP_CLOSE when it is out. */
 void shipper_shut(struct shipper *, int code, const char *why, uint64_t now_ns);
