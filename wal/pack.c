@@ -221,7 +221,7 @@ static bool take_record(struct reader *r, struct pack_state *last, dw_lsn lsn, s
     memcpy(last->identity, identity, IDENTITY_BYTES);
   }
   if (!take_varint(r, UINT32_MAX, &count) || !take_varint(r, UINT64_MAX, &lag) || !take_varint(r, UINT64_MAX, &later) ||
-      !take_varint(r, WAL_PACK_BLOCK_BYTES, &stored))
+      !take_varint(r, WAL_PACK_BLOCK_BYTES - WAL_BLOCK_HEADER_BYTES, &stored))
     return false;
   raw = stored;
   if ((*shape & SHAPE_ZSTD) && !take_varint(r, WAL_MAX_RAW_BYTES, &raw)) return false;
