@@ -208,7 +208,9 @@ START_TEST(a_pack_that_is_not_what_was_sent_gives_no_blocks) {
   ck_assert_int_eq(unpacks_anew(&start, pack.data, pack.len, plain, &chain, 4), DW_CORRUPT);
   ck_assert_int_eq(unpacks_anew(&start, pack.data, pack.len, plain, &chain, 0), DW_CORRUPT);
   ck_assert_int_eq(unpacks_anew(&start, pack.data, pack.len, plain - 1, &chain, 3), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(why(), " give "));
   ck_assert_int_eq(unpacks_anew(&start, pack.data, pack.len, plain + 1, &chain, 3), DW_CORRUPT);
+  ck_assert_ptr_nonnull(strstr(why(), " give ")); /* not: what happens to stand in memory */
   before.lsn++;
   ck_assert_int_eq(unpacks_anew(&before, pack.data, pack.len, plain, &chain, 3), DW_CORRUPT);
   before = start;
@@ -269,6 +271,7 @@ START_TEST(records_that_lie_are_refused) {
   ck_assert_ptr_nonnull(strstr(why(), "stream ends"));
   ck_assert_int_eq(forged(good, sizeof good - 1, 1, 18, ZSTD_e_flush),
                    DW_CORRUPT); /* a window that costs more memory */
+  ck_assert_msg(strstr(why(), "zstd: Frame requires too much memory") != NULL, "%s", why());
   ck_assert_int_eq(forged(good, sizeof good - 1, WAL_PACK_BLOCKS + 1, 17, ZSTD_e_flush), DW_CORRUPT);
 }
 END_TEST
