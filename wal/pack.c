@@ -172,9 +172,9 @@ void wal_unpacker_free(struct wal_unpacker *u) {
 static int inflate(struct wal_unpacker *u, const void *pack, size_t bytes, uint32_t plain) {
   ZSTD_inBuffer in = {pack, bytes, 0};
   u->plain.len = 0;
-  int rc = buf_reserve(&u->plain, plain);
+  int rc = buf_reserve(&u->plain, plain + 1u); /* one more: what is left over would come out of the next pack */
   if (rc) return rc;
-  ZSTD_outBuffer o = {u->plain.data, plain, 0};
+  ZSTD_outBuffer o = {u->plain.data, plain + 1u, 0};
   for (;;) {
     size_t before = in.pos + o.pos, left = ZSTD_decompressStream(u->z, &o, &in);
     if (ZSTD_isError(left) && ZSTD_getErrorCode(left) == ZSTD_error_memory_allocation) return dw_fail_nomem(plain);
