@@ -39,8 +39,9 @@ struct run {
 };
 
 /* By itself a small block shrinks little, and what is compressed already can't be packed any more with those before it
- * on its way to the followers (wal/pack.h). On disk it would be less than a page either way. */
-#define PACKED_BELOW_BYTES 4096u
+ * on its way to the followers (wal/pack.h). From here on zstd does nearly as well alone, and the log on disk is the
+ * smaller. */
+#define PACKED_BELOW_BYTES 8192u
 static int level_for(const dw_engine *e, size_t bytes) {
   return e->opt.listen && bytes < PACKED_BELOW_BYTES ? 0 : e->opt.zstd_level;
 }

@@ -203,6 +203,10 @@ void shipper_pack_rate(struct shipper *s, uint64_t bytes_per_s) {
   s->pack_rate = bytes_per_s;
 }
 
+bool shipper_packing(const struct shipper *s) {
+  return s->packing;
+}
+
 void shipper_eof(struct shipper *s, const char *why, uint64_t now_ns) {
   ship_clock(s, now_ns);
   ship_end(s, DW_OK, 0, false, "%s", why && *why ? why : "closed the connection");
@@ -259,6 +263,7 @@ static bool next_question(struct shipper *s, struct ship_action *a) {
   }
   if (s->phase == SHIP_STREAMING && s->want_log && s->read == ASK_NO && s->out.bytes < s->cfg.max_output_bytes) {
     size_t room = s->cfg.max_output_bytes - s->out.bytes;
+    if (s->packing && room > SHIP_PACK_READ_BYTES) room = SHIP_PACK_READ_BYTES;
     s->read = ASK_OPEN;
     s->want_log = false; /* log_grew during the read sets it again */
     *a = (struct ship_action){.type = SHIP_READ_LOG,

@@ -155,6 +155,7 @@ dw_peer_state shipper_state(const struct shipper *); /* CONNECTING, BOOTSTRAPPIN
 const struct msg_hello *shipper_hello(const struct shipper *); /* NULL: none came yet */
 const struct msg_fetch *shipper_fetch(const struct shipper *); /* the last FETCH, NULL: none came */
 struct wal_pos shipper_sent(const struct shipper *);           /* last boundary sent; for lag */
+bool shipper_packing(const struct shipper *);                  /* the blocks read last went out as a pack */
 uint64_t shipper_sent_bytes(const struct shipper *);           /* that the socket took */
 
 #endif

@@ -59,7 +59,7 @@ static void pay_pack(struct shipper *s, size_t bytes) {
 /* Runs of small blocks as packs, the others as they are: as many to a frame as fit its bounds, a bigger one alone. */
 static int push_blocks(struct shipper *s, struct wal_block **blocks, size_t n) {
   for (size_t from = 0, i = 0; from < n; from = i) {
-    bool pack = may_pack(s) && wal_packs(blocks[from]);
+    bool pack = s->packing = may_pack(s) && wal_packs(blocks[from]);
     const size_t most = pack ? WAL_PACK_BYTES : MSG_BLOCKS_BATCH_BYTES;
     size_t bytes = 0;
     do {

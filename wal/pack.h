@@ -26,7 +26,7 @@
 
 #include "wal/wal.h"
 
-#define WAL_PACK_BLOCK_BYTES 8192u /* a bigger block gains nothing and travels as it is */
+#define WAL_PACK_BLOCK_BYTES 16384u /* a bigger block gains little and travels as it is */
 #define WAL_PACK_BYTES 262144u     /* of blocks in a pack at most; its records are shorter than its blocks */
 #define WAL_PACK_BLOCKS (WAL_PACK_BYTES / (WAL_BLOCK_HEADER_BYTES + 8)) /* so many at most */
 #define WAL_PACK_BOUND (WAL_PACK_BYTES + 8192u)                         /* bytes of a pack at most */

@@ -259,7 +259,7 @@ START_TEST(records_that_lie_are_refused) {
   FORGED("\2" IDENTITY "\1\0\0\6hello", "is not one");                    /* longer than what is there */
   FORGED("\2" IDENTITY "\1\0\0\4hello", "bytes behind its blocks");
   FORGED("\2" IDENTITY "\1\0\0\0", "stored");                /* nothing in it */
-  FORGED("\2" IDENTITY "\1\0\0\x81\x3fhello", "is not one"); /* 8065 bytes */
+  FORGED("\2" IDENTITY "\1\0\0\x81\x7fhello", "is not one"); /* 16257 bytes */
   FORGED("\2" IDENTITY "\6\0\0\5hello", "6 commits in 5 bytes");
   FORGED("\2" IDENTITY "\xff\xff\xff\xff\x1f\0\0\5hello", "is not one");                   /* a count of 33 bits */
   FORGED("\2" IDENTITY "\1\xff\xff\xff\xff\xff\xff\xff\xff\xff\2\0\5hello", "is not one"); /* 65 bits */
