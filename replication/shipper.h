@@ -123,6 +123,9 @@ void shipper_drained(struct shipper *, size_t n, uint64_t now_ns);
 void shipper_tick(struct shipper *, uint64_t now_ns);
 void shipper_log_grew(struct shipper *, const struct wal_pos *tail, uint64_t now_ns);
 void shipper_commit(struct shipper *, dw_lsn commit_lsn, uint64_t now_ns);
+/* From now on at most so many bytes of blocks a second go out as packs (message PACKED), which costs time on this side;
+ * what is beyond that goes out as it is. 0, the state after shipper_create: no packs. */
+void shipper_pack_rate(struct shipper *, uint64_t bytes_per_s);
 void shipper_eof(struct shipper *, const char *why, uint64_t now_ns);
 /* Say goodbye and close (this node stops, or the connection was superseded): REFUSE, then SHIP_CLOSE when it is out. */
 void shipper_shut(struct shipper *, int code, const char *why, uint64_t now_ns);
@@ -152,6 +155,7 @@ dw_peer_state shipper_state(const struct shipper *); /* CONNECTING, BOOTSTRAPPIN
 const struct msg_hello *shipper_hello(const struct shipper *); /* NULL: none came yet */
 const struct msg_fetch *shipper_fetch(const struct shipper *); /* the last FETCH, NULL: none came */
 struct wal_pos shipper_sent(const struct shipper *);           /* last boundary sent; for lag */
+bool shipper_packing(const struct shipper *);                  /* the blocks read last went out as a pack */
 uint64_t shipper_sent_bytes(const struct shipper *);           /* that the socket took */
 
 #endif
