@@ -161,8 +161,9 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   return rc ? replica_failed(e, rc) : DW_OK;
 }
 
-void engine_freshness_changed(dw_engine *e) {
+void engine_fresh_as_of(dw_engine *e, uint64_t mono_ns) {
   pthread_mutex_lock(&e->mu);
+  if (e->rops) atomic_store_explicit(&e->fresh_as_of, mono_ns, memory_order_release);
   pipeline_moved(e);
   pthread_mutex_unlock(&e->mu);
 }
@@ -312,10 +313,7 @@ static int install_name(dw_engine *e, const struct install *in) {
 static void install_switch(dw_engine *e, struct install *in, const struct wal_pos *pos) {
   wal_cursor_close(e->apply_cursor);
   e->apply_cursor = NULL;
-  pthread_rwlock_wrlock(&e->store_lock);
-  struct store_ref *old_store = e->store;
-  e->store = in->store;
-  pthread_rwlock_unlock(&e->store_lock);
+  struct store_ref *old_store = store_replace(e, in->store);
   struct wal *old_wal = e->wal;
   e->wal = in->wal;
   in->wal = old_wal;

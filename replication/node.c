@@ -32,17 +32,10 @@ static void hook_applied_moved(void *ctx) {
   struct node *n = ctx;
   if (n->follow) node_wake(n, WAKE_APPLIED);
 }
-static uint64_t hook_staleness(void *ctx, uint64_t now_ns) {
-  struct node *n = ctx;
-  uint64_t fresh = atomic_load(&n->fresh_as_of);
-  if (fresh == UINT64_MAX) return UINT64_MAX;
-  return now_ns > fresh ? now_ns - fresh : 0;
-}
 
 static const struct replication_ops node_hooks = {.log_grew = hook_log_grew,
                                                   .commit_moved = hook_commit_moved,
                                                   .applied_moved = hook_applied_moved,
-                                                  .staleness_ns = hook_staleness,
                                                   .strong_point = strong_point,
                                                   .stopping = strong_stop,
                                                   .status = report_status};
@@ -116,7 +109,6 @@ static int node_build(dw_engine *e, struct node **out) {
   n->role = n->opt->role;
   n->tick_ns = n->opt->heartbeat_ms * 1000000ull / 5;
   if (n->tick_ns > 100000000ull) n->tick_ns = 100000000ull;
-  atomic_init(&n->fresh_as_of, UINT64_MAX);
   pthread_mutex_init(&n->strong_mu, NULL);
   pthread_mutex_init(&n->report_mu, NULL);
   quorum_init(&n->quorum);

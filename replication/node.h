@@ -147,7 +147,6 @@ struct node {
 
   atomic_uint wake; /* WAKE_* */
   atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
-  atomic_uint_fast64_t fresh_as_of; /* UINT64_MAX: unknown */
 
   /* loop thread */
   bool stopping;
