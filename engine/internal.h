@@ -151,6 +151,7 @@ struct dw_engine {
   atomic_uint_fast64_t fresh_as_of; /* follower: see engine_fresh_as_of */
   uint64_t epoch;
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
+  dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
@@ -193,7 +194,10 @@ struct dw_engine {
 #define GROUP_MAX_BYTES (4u << 20)
 #define GROUP_MAX_COUNT 4096u
 #define UNAPPLIED_MAX_BYTES (256u << 20)
-#define APPLY_MAX_BYTES (4u << 20)
+/* Of one store write. The larger, the nearer are the keys of a sorted one to each other, and the cheaper to insert; but its
+ * writers are answered together, and its memory is taken about three times. */
+#define APPLY_MAX_BYTES (16u << 20)
+#define REPLAY_MAX_BYTES (32u << 20) /* at open, when nobody waits */
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
 
@@ -234,7 +238,7 @@ void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
 void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
-int apply_until(dw_engine *, dw_lsn limit);
+int apply_until(dw_engine *, dw_lsn limit); /* replay at open: the next batch is read while one is written */
 
 /* background.c */
 int background_start(dw_engine *);
