@@ -128,7 +128,7 @@ void pipeline_advance(dw_engine *e) {
   if (events & GATE_RECOVERED && !e->gate.degraded_pairs)
     engine_log(e, DW_LOG_INFO, "semi-sync again at LSN %llu: followers have caught up, %llu commits went without acks",
                (unsigned long long)e->gate.commit, (unsigned long long)commits);
-  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx);
+  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx, before < e->awaited_lsn);
 }
 
 bool pipeline_can_log(const dw_engine *e) {

@@ -193,7 +193,7 @@ static void flush(struct node *n) {
 
 /* The log is another one, or shorter: cascaded followers' shippers hear of it. */
 static void log_replaced(struct node *n) {
-  atomic_fetch_or(&n->wake, WAKE_GREW | WAKE_COMMIT | WAKE_APPLIED);
+  atomic_fetch_or(&n->wake, WAKE_GREW | WAKE_COMMIT | WAKE_APPLIED | WAKE_NOW);
   transport_wake(n->t);
 }
 
