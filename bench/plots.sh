@@ -10,12 +10,15 @@ while [ $# -gt 1 ]; do
 done
 mkdir -p "$out"
 
-# measure NAME FLAGS...: the first result of a bench, one JSON object
+errors=$(mktemp "${TMPDIR:-/tmp}/dabbawal-plots.XXXXXX")
+trap 'rm -f "$errors"' EXIT
+
+# measure NAME FLAGS...: the result of a bench, one JSON object
 measure() {
   local name=$1
   shift
   echo "plots: bench_$name $*" >&2
-  "$bin/bench_$name" --json --seconds "$seconds" --rounds "$rounds" "$@" 2>/dev/null | head -n 1
+  "$bin/bench_$name" --json --seconds "$seconds" --rounds "$rounds" "$@" 2>"$errors" || { tail -n 3 "$errors" >&2; return 1; }
 }
 
 # draw NAME TITLE GNUPLOT: an SVG of out/NAME.tsv, whose first line is a comment
@@ -42,7 +45,7 @@ plot_followers() {
 plot_value() {
   local v
   printf '# value bytes\tdabbawal commits/s\ttailer commits/s\n' >"$out/value.tsv"
-  for v in 16 100 400 1600 6400 25600; do
+  for v in 24 100 400 1600 6400 25600; do
     measure replicate --value-bytes $v --case "async, OS, 1,000 in flight, until applied" |
       jq -r --argjson v $v '[$v, .ours.median, .theirs.median] | @tsv' >>"$out/value.tsv"
   done
@@ -54,8 +57,8 @@ plot_value() {
 plot_backlog() {
   local n
   printf '# records\tcatch-up s\topen s\tRocksDB opens s\n' >"$out/backlog.tsv"
-  for n in 250000 500000 1000000 2000000 4000000; do
-    { measure catchup --records $n --case "catch-up of"; measure recover --records $n --case "time to open"; } |
+  for n in 250000 500000 1000000 2000000 3000000; do
+    { measure catchup --records $n --case "catch-up of"; measure recover --records $n --case "time to open" | head -n 1; } |
       jq -rs --argjson n $n '[$n, .[0].ours.seconds, .[1].ours.median, .[1].theirs.median] | @tsv' >>"$out/backlog.tsv"
   done
   draw backlog "Seconds to work off a backlog" "set xlabel 'millions of records'; set ylabel 's'; set xrange [0:*]; set yrange [0:*];
