@@ -101,6 +101,7 @@ static bool logged(dw_engine *e, struct request_list *group, const struct run *r
                                              .need = h->need,
                                              .deadline_ns = now + runs[i].timeout_ns});
     e->unapplied_bytes += block_total_bytes(h);
+    if (h->need.mode != DW_ASYNC) e->awaited_lsn = block_last_lsn(h);
     sync |= h->need.durability == DW_DURABILITY_DISK;
     for (uint32_t k = 0; k < runs[i].commits; k++) {
       struct write_request *r = request_list_pop(group);
@@ -158,7 +159,7 @@ void log_step(dw_engine *e, struct request_list *done) {
   bool sync = false;
   if (rc == DW_OK) {
     sync = logged(e, &group, runs, n, mono_ns(e));
-    if (e->rops) e->rops->log_grew(e->rctx);
+    if (e->rops) e->rops->log_grew(e->rctx, e->awaited_lsn >= runs[0].block->h.first_lsn);
     pipeline_advance(e);
     if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
   } else {

@@ -130,7 +130,8 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->applied_lsn = e->applied.lsn;
   s->persisted_lsn = e->persisted_lsn;
   if (e->wal) status_log(e, s);
-  s->staleness_ms = e->opt.role == DW_PRIMARY ? 0 : UINT64_MAX;
+  uint64_t age = e->opt.role == DW_PRIMARY ? 0 : follower_staleness(e, mono_ns(e));
+  s->staleness_ms = age == UINT64_MAX ? age : age / 1000000u;
   s->commits = e->commits;
   s->approximate_keys = e->health.approximate_keys;
   s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;
