@@ -9,7 +9,7 @@
  *   pipeline.c   answers the requests that are done                         |
  *   background.c threads for what no writer does: async requests, time-outs, background sync, trimming
  *   scrub_run.c  a thread that reads old segments and repairs them from peers
- *   read.c       readers: store_ref under a read lock, consistency waits on `mu`
+ *   read.c       readers: no lock if nothing has to be waited for, else they wait on `mu`
  *   replica.c    a follower's log, fed by replication
  *   role.c       promises, fencing, promotion and demotion in place
  *
@@ -41,6 +41,17 @@ struct store_ref {
 struct store_ref *store_ref_create(struct env *, struct store *); /* NULL: no memory; takes the store */
 struct store_ref *store_ref_get(dw_engine *);                     /* the current one, referenced */
 void store_ref_put(struct store_ref *);
+/* The current store, which stays until store_leave(same ticket); without a lock or a counter that readers share. */
+struct store *store_enter(dw_engine *, unsigned *ticket);
+void store_leave(dw_engine *, unsigned ticket);
+/* Puts another in its place once nobody is inside the old one, and returns that. */
+struct store_ref *store_replace(dw_engine *, struct store_ref *);
+
+#define READER_SLOTS 32u
+struct reader_slot {
+  atomic_uint_fast64_t inside;
+  char pad[56]; /* no two in one cache line */
+};
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
@@ -118,8 +129,10 @@ struct dw_engine {
   pthread_mutex_t node_mu; /* held while NODE is replaced; taken before mu */
   struct node_file node; /* mu; changes at adopt, install and promise */
 
-  pthread_rwlock_t store_lock; /* guards the pointer; held for reading during a get */
-  struct store_ref *store;
+  struct store_ref *store; /* changed by store_replace alone; see store_ref.c */
+  struct reader_slot readers[READER_SLOTS];
+  atomic_bool store_changing;
+  pthread_mutex_t store_mu; /* held while it changes */
 
   struct wal *wal; /* see engine_wal */
   struct wal_cursor *apply_cursor; /* the apply leader's */
@@ -136,9 +149,13 @@ struct dw_engine {
   bool log_busy, apply_busy;
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
-  atomic_uint_fast64_t applied_lsn; /* == applied.lsn, for readers without mu */
+  /* What reads without mu go by (read.c), set under mu. */
+  atomic_uint_fast64_t applied_lsn; /* == applied.lsn */
+  atomic_uint_fast64_t commit_lsn;  /* primary: == gate.commit; fenced, or no primary: UINT64_MAX */
+  atomic_uint_fast64_t fresh_as_of; /* follower: see engine_fresh_as_of */
   uint64_t epoch;
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
+  dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
@@ -151,6 +168,7 @@ struct dw_engine {
   char failed[256];
   int store_error_rc;         /* the store refuses writes, until one succeeds */
   bool store_retry;           /* it is time to try one */
+  uint64_t errors_outlived;   /* background errors of the store after which it took a write */
   struct store_health health;
 
   struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
@@ -166,7 +184,7 @@ struct dw_engine {
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
   bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
-  dw_lsn recovered_lsn;     /* primary: the log's end as it was found at open or promotion; 0 on a follower */
+  atomic_uint_fast64_t recovered_lsn;    /* primary: the log's end as it was found at open or promotion; 0 on a follower */
   uint64_t behind_since_ns; /* while applied < commit: what is not applied was committed after this */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   struct block_source source_copy;
@@ -184,11 +202,21 @@ struct dw_engine {
 #define GROUP_MAX_BYTES (4u << 20)
 #define GROUP_MAX_COUNT 4096u
 #define UNAPPLIED_MAX_BYTES (256u << 20)
-#define APPLY_MAX_BYTES (4u << 20)
+/* Of one store write. The larger, the nearer are the keys of a sorted one to each other, and the cheaper to insert; but its
+ * writers are answered together, and its memory is taken about three times. */
+#define APPLY_MAX_BYTES (16u << 20)
+#define REPLAY_MAX_BYTES (32u << 20) /* at open, when nobody waits */
 
 static inline bool is_primary(const dw_engine *e) { return atomic_load_explicit(&e->role, memory_order_acquire) == DW_PRIMARY; }
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
+
+/* Age of a follower's data in ns; UINT64_MAX: unknown. */
+static inline uint64_t follower_staleness(dw_engine *e, uint64_t now_ns) {
+  uint64_t fresh = atomic_load_explicit(&e->fresh_as_of, memory_order_acquire);
+  if (fresh == UINT64_MAX) return UINT64_MAX;
+  return now_ns > fresh ? now_ns - fresh : 0;
+}
 
 /* Nothing above it has ever been committed: what strong reads must see and probes are told. mu held. */
 static inline dw_lsn ever_committed(const dw_engine *e) {
@@ -219,8 +247,9 @@ void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
 void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
+void apply_refused(dw_engine *, int rc); /* mu held: the store has refused a write, with this thread's message */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
-int apply_until(dw_engine *, dw_lsn limit);
+int apply_until(dw_engine *, dw_lsn limit); /* replay at open: the next batch is read while one is written */
 
 /* background.c */
 int background_start(dw_engine *);

@@ -132,6 +132,7 @@ void pipeline_advance(dw_engine *e) {
   uint64_t commits = e->gate.degraded_commits, now = mono_ns(e);
   unsigned events = gate_advance(&e->gate, now);
   if (before <= e->applied.lsn) e->behind_since_ns = now;
+  if (is_primary(e)) atomic_store_explicit(&e->commit_lsn, e->gate.commit, memory_order_release);
   if (events & GATE_DEGRADED)
     engine_log(e, DW_LOG_WARN,
                "degraded to async at LSN %llu: no acks within the time-out (%u followers connected); commits go on "
@@ -140,7 +141,7 @@ void pipeline_advance(dw_engine *e) {
   if (events & GATE_RECOVERED && !e->gate.degraded_pairs)
     engine_log(e, DW_LOG_INFO, "semi-sync again at LSN %llu: followers have caught up, %llu commits went without acks",
                (unsigned long long)e->gate.commit, (unsigned long long)commits);
-  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx);
+  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx, before < e->awaited_lsn);
 }
 
 bool pipeline_can_log(const dw_engine *e) {

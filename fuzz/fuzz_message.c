@@ -83,6 +83,16 @@ static void blocks(struct seen *x) {
   CHECK(memcmp(head, x->f->body - MSG_HEADER_BYTES, sizeof head) == 0);
 }
 
+static void packed(struct seen *x) {
+  struct msg_packed m;
+  if (msg_get_packed(x->f, &m)) return;
+  CHECK(m.count <= WAL_PACK_BLOCKS && m.plain <= WAL_PACK_BYTES && m.pack + m.bytes == x->f->body + x->f->h.body_len);
+  CHECK(buf_append(&x->again, x->f->body - MSG_HEADER_BYTES, MSG_HEADER_BYTES + x->f->h.body_len) == DW_OK);
+  memset(x->again.data, 0, MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES);
+  msg_packed_head(&x->s, &m, &x->again);
+  same(x);
+}
+
 static void fetched(struct seen *x) {
   struct msg_fetched m;
   uint8_t head[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES];
@@ -186,6 +196,7 @@ static void look(const struct frame *f) {
   case MSG_FETCH: fetch(&x); break;
   case MSG_FETCHED: fetched(&x); break;
   case MSG_MEMBERS: members(&x); break;
+  case MSG_PACKED: packed(&x); break;
   default: small(&x);
   }
   buf_free(&x.again);

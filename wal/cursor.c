@@ -120,7 +120,7 @@ static void note_damage(struct wal_cursor *c) {
 
 static int corrupt_here(struct wal_cursor *c) {
   note_damage(c);
-  return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu", c->seg->path, (unsigned long long)c->scan.off,
+  return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu: corrupt", c->seg->path, (unsigned long long)c->scan.off,
                         (unsigned long long)c->scan.pos.lsn + 1);
 }
 

@@ -41,9 +41,8 @@ static void know(uint64_t node, const char *client, dw_peer_state state) {
 static void nothing(void *ctx) {
   (void)ctx;
 }
-static uint64_t fresh(void *ctx, uint64_t now) {
-  (void)ctx, (void)now;
-  return 0;
+static void nothing_told(void *ctx, bool awaited) {
+  (void)ctx, (void)awaited;
 }
 static int no_point(void *ctx, uint32_t ms, dw_lsn *lsn) {
   (void)ctx, (void)ms, (void)lsn;
@@ -64,10 +63,9 @@ static void fill_status(void *ctx, dw_status *s) {
       (dw_follower_status){.node_id = 2, .address = "10.0.0.2:40000", .state = DW_PEER_STREAMING, .applied_lsn = 7};
   pthread_mutex_unlock(&known_mu);
 }
-static const struct replication_ops ops = {.log_grew = nothing,
-                                           .commit_moved = nothing,
+static const struct replication_ops ops = {.log_grew = nothing_told,
+                                           .commit_moved = nothing_told,
                                            .applied_moved = nothing,
-                                           .staleness_ns = fresh,
                                            .strong_point = no_point,
                                            .status = fill_status};
 
@@ -83,6 +81,7 @@ static void setup(void) {
   ck_assert_int_eq(engine_open(dir, &o, &config, &e), DW_OK);
   know(1, "*:6379", DW_PEER_DISCONNECTED);
   engine_attach(e, &ops, NULL);
+  engine_fresh_as_of(e, UINT64_MAX - 1); /* never stale */
   struct resp_options ro = {.listen = "127.0.0.1:0", .cluster_name = "shop", .watch_ms = 1};
   ck_assert_int_eq(resp_server_start(e, &ro, &server), DW_OK);
   fd = talk_connect(resp_server_port(server));
@@ -175,6 +174,7 @@ END_TEST
 START_TEST(a_node_that_is_promoted_takes_writes_on_connections_it_had) {
   fence();
   ck_assert_int_eq(engine_demote(e), DW_OK);
+  engine_fresh_as_of(e, UINT64_MAX - 1);
   reconnect();
   talk(fd, "DW.READ BOUNDED 1000\r\nGET a\r\n", "+OK\r\n$-1\r\n");
   ck_assert_int_eq(engine_promise(e, 2 * EPOCH, 1, ""), DW_OK);
