@@ -37,7 +37,7 @@ plot_followers() {
     done
     printf '%s\n' "$row" >>"$out/followers.tsv"
   done
-  draw followers "Commits/s with n followers over those with one" "set logscale x 2; set xlabel 'followers'; set yrange [0:1.3];
+  draw followers "Commits/s with n followers over those with one" "set logscale x 2; set xlabel 'followers'; set yrange [0:1.5];
     set key left bottom; plot t using 1:2 title 'OS, links of 1 MB/s', '' using 1:3 title 'DISK, links of 1 MB/s',
     '' using 1:4 title 'OS, as fast as loopback is', 0.5 with lines dt 2 lc rgb '#999999' title 'goal'"
 }
