@@ -120,6 +120,17 @@ static void fail_group(dw_engine *e, struct request_list *group, int rc, struct 
   while ((r = request_list_pop(group))) pipeline_finish(e, r, rc, done);
 }
 
+/* Synced at `now`: shall the next group wait for the writers of this one? Only where all of them are answered as soon
+ * as they are applied, and where nobody but them waits. mu held. */
+static void hold_next(dw_engine *e, const struct run *runs, size_t n_runs, uint64_t now) {
+  const struct wal_block *last = runs[n_runs - 1].block;
+  if (!e->threads || n_runs != 1 || e->gate.commit < block_last_lsn(&last->h)) return;
+  if (!e->pending.head || e->pending.head->fn || (e->queue.head && e->queue.head->fn)) return;
+  hold_begin(&e->hold, e->queue.count, runs[0].commits, now);
+  e->hold_timer = NULL;
+  if (e->hold.target && e->queue.head) request_look(e->queue.head); /* becomes the timer */
+}
+
 #define RUNS_MAX 64
 
 void log_step(dw_engine *e, struct request_list *done) {
@@ -129,6 +140,8 @@ void log_step(dw_engine *e, struct request_list *done) {
   request_list_init(&group);
   assert(!e->log_busy);
   e->log_busy = true;
+  if (e->hold.target) hold_end(&e->hold, e->queue.count, mono_ns(e));
+  e->group++;
   size_t n = take_group(e, &group, runs, RUNS_MAX, done);
   pthread_cond_broadcast(&e->space_cond);
   int rc = n ? gate_reserve(&e->gate, n) : DW_OK;
@@ -148,8 +161,9 @@ void log_step(dw_engine *e, struct request_list *done) {
 
   pthread_mutex_lock(&e->mu);
   bool sync = false;
+  uint64_t now = mono_ns(e);
   if (rc == DW_OK) {
-    sync = logged(e, &group, runs, n, mono_ns(e));
+    sync = logged(e, &group, runs, n, now);
     if (e->rops) e->rops->log_grew(e->rctx);
     pipeline_advance(e);
     if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
@@ -177,8 +191,12 @@ void log_step(dw_engine *e, struct request_list *done) {
     if (rc) {
       engine_stop(e, rc, done);
     } else {
-      gate_local(&e->gate, 0, durable, mono_ns(e));
+      uint64_t then = now;
+      now = mono_ns(e);
+      hold_synced(&e->hold, now - then);
+      gate_local(&e->gate, 0, durable, now);
       pipeline_advance(e);
+      hold_next(e, runs, n, now);
     }
   }
   e->log_busy = false;
