@@ -38,7 +38,8 @@ static int grow(void **p, size_t *cap, size_t need, size_t size) {
   return DW_OK;
 }
 
-static void batch_free(struct apply_batch *b) {
+/* What only the store write needed; the epochs and the counts stay. */
+static void batch_drop_blocks(struct apply_batch *b) {
   for (size_t i = 0; i < b->n; i++) {
     wal_block_unref(b->blocks[i]);
     buf_free(&b->scratch[i]);
@@ -46,7 +47,6 @@ static void batch_free(struct apply_batch *b) {
   free(b->blocks);
   free(b->scratch);
   free(b->bodies);
-  free(b->epochs);
 }
 
 static int add_commits(struct apply_batch *b, const struct wal_block *block, const uint8_t *raw, size_t n) {
@@ -213,6 +213,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
 
   struct apply_result result;
   apply_once(e, limit, &result);
+  batch_drop_blocks(&result.batch);
 
   pthread_mutex_lock(&e->mu);
   e->apply_busy = false;
@@ -236,9 +237,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
     engine_stop(e, result.rc, done);
   }
   pipeline_moved(e); /* readers, and whoever waits for the role */
-  pthread_mutex_unlock(&e->mu);
-  batch_free(&result.batch);
-  pthread_mutex_lock(&e->mu);
+  free(result.batch.epochs);
 }
 
 int apply_until(dw_engine *e, dw_lsn limit) {
@@ -247,7 +246,8 @@ int apply_until(dw_engine *e, dw_lsn limit) {
     apply_once(e, limit, &result);
     bool end = result.rc || result.batch.n == 0;
     if (!end) apply_took(e, &result.batch);
-    batch_free(&result.batch);
+    batch_drop_blocks(&result.batch);
+    free(result.batch.epochs);
     if (end) return result.rc;
   }
 }

@@ -39,10 +39,12 @@ struct run {
 };
 
 static int run_block(dw_engine *e, struct run *run, uint64_t wall_ns) {
-  struct buf payload = {0};
+  uint8_t small[1024];
+  struct buf payload = {.data = small, .cap = sizeof small};
   size_t bytes = 0;
   struct write_request *r = run->first;
   for (uint32_t i = 0; i < run->commits; i++, r = r->next) bytes += r->body_bytes + 11u;
+  if (bytes > sizeof small) payload = (struct buf){0};
   int rc = buf_reserve(&payload, bytes);
   if (rc) return rc;
   r = run->first;
@@ -60,7 +62,7 @@ static int run_block(dw_engine *e, struct run *run, uint64_t wall_ns) {
                               .wall_ns = wall_ns,
                               .origin_id = e->node.node_id};
   rc = wal_block_create(&like, payload.data, payload.len, e->opt.zstd_level, &run->block);
-  buf_free(&payload);
+  if (payload.data != small) buf_free(&payload);
   return rc;
 }
 
@@ -120,13 +122,12 @@ static void fail_group(dw_engine *e, struct request_list *group, int rc, struct 
   while ((r = request_list_pop(group))) pipeline_finish(e, r, rc, done);
 }
 
-/* Synced at `now`: shall the next group wait for the writers of this one? Only where all of them are answered as soon
- * as they are applied, and where nobody but them waits. mu held. */
-static void hold_next(dw_engine *e, const struct run *runs, size_t n_runs, uint64_t now) {
-  const struct wal_block *last = runs[n_runs - 1].block;
-  if (!e->threads || n_runs != 1 || e->gate.commit < block_last_lsn(&last->h)) return;
-  if (!e->pending.head || e->pending.head->fn || (e->queue.head && e->queue.head->fn)) return;
-  hold_begin(&e->hold, e->queue.count, runs[0].commits, now);
+/* Synced at `now`: shall the next group wait for the writers of this one, who are answered as soon as it is applied, or
+ * as soon as followers have acknowledged it too? Not where asynchronous requests are about, whose writers do not wait.
+ * mu held. */
+static void hold_next(dw_engine *e, uint64_t now) {
+  if (!e->threads || !e->pending.head || e->pending.head->fn || (e->queue.head && e->queue.head->fn)) return;
+  hold_begin(&e->hold, e->queue.count, e->pending.count, now);
   e->hold_timer = NULL;
   if (e->hold.target && e->queue.head) request_look(e->queue.head); /* becomes the timer */
 }
@@ -196,7 +197,7 @@ void log_step(dw_engine *e, struct request_list *done) {
       hold_synced(&e->hold, now - then);
       gate_local(&e->gate, 0, durable, now);
       pipeline_advance(e);
-      hold_next(e, runs, n, now);
+      hold_next(e, now);
     }
   }
   e->log_busy = false;

@@ -1,15 +1,20 @@
 /* How a synchronous writer sleeps, and how it is woken.
  *
- * One atomic word per request, on which the kernel can wait (a futex), instead of a condition variable: an answered
- * writer leaves without taking the engine's mutex again, so a group of thirty is not thirty threads that queue for it,
- * and the waker needs a system call only if the writer really sleeps.
+ * One atomic word per request says what has happened to it, instead of a condition variable: an answered writer leaves
+ * without taking the engine's mutex again, so a group of thirty is not thirty threads that queue for it.
  *
- *   NONE --wait--> ASLEEP --signal LOOK--> LOOK --wait--> NONE     a role may be free
- *                         --signal DONE--> DONE                    answered: final
+ *   NONE --wait--> ASLEEP --request_look--> LOOK --wait--> NONE     a role may be free
+ *                         --requests_done-> DONE                    answered: final
  *
- * DONE hands the request back to its writer, on whose stack it lies: the waker does not touch it any more. Its wake-up
- * call may then hit an address that has become something else; every sleeper in the process looks again when woken, so
- * a stray wake-up costs a moment and nothing else.
+ * Where it sleeps (a futex) is a bell that it shares with the writers who were queued with it and will be answered with
+ * it: one system call rings for all of them, and only if somebody sleeps. Woken one by one, each took the processor
+ * from the one that was waking the others. To wake a single one, each listens to one bit besides.
+ *
+ * The signal is set first, then the bell's count rises, then it rings. A sleeper reads the count, then the signal, then
+ * sleeps unless the count has moved: so nobody sleeps through. Who is woken for another one looks again.
+ *
+ * DONE hands the request back to its writer, on whose stack it lies: the waker does not touch it any more. The bells
+ * are the engine's.
  *
  * Who waits for nothing but other writers' microseconds looks a few times before it sleeps: going to sleep and being
  * woken costs more than the whole commit. The processor is offered to others meanwhile, since the leader may need it.
