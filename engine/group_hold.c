@@ -3,7 +3,6 @@
 
 #define SYNC_MAX_NS 2000000u /* a slow disk's group fills by itself */
 #define RETURN_NS 5000u      /* a guess to begin with */
-#define WORTH_SYNCS 3u       /* see the figures in docs/performance.md */
 #define PENALTY_MAX 1024u
 
 void hold_synced(struct group_hold *h, uint64_t took_ns) {
@@ -11,7 +10,7 @@ void hold_synced(struct group_hold *h, uint64_t took_ns) {
   h->sync_ns = h->sync_ns ? h->sync_ns - h->sync_ns / 8 + took_ns / 8 : took_ns;
 }
 
-void hold_begin(struct group_hold *h, size_t queued, size_t answered, uint64_t now_ns) {
+void hold_begin(struct group_hold *h, size_t queued, size_t answered, unsigned worth_syncs, uint64_t now_ns) {
   h->target = 0;
   if (answered == 0 || queued + answered < 2) return;
   if (h->skip) {
@@ -19,14 +18,14 @@ void hold_begin(struct group_hold *h, size_t queued, size_t answered, uint64_t n
     return;
   }
   if (!h->return_ns) h->return_ns = RETURN_NS;
-  if (answered * h->return_ns > h->sync_ns * WORTH_SYNCS) {
+  if (answered * h->return_ns > h->sync_ns * worth_syncs) {
     h->return_ns -= h->return_ns / 64; /* forgotten in time, so that it is tried again */
     return;
   }
   h->target = queued + answered;
   h->had = queued;
   h->began_ns = now_ns;
-  h->until_ns = now_ns + h->sync_ns * WORTH_SYNCS + h->sync_ns / 2;
+  h->until_ns = now_ns + h->sync_ns * worth_syncs + h->sync_ns / 2;
 }
 
 void hold_end(struct group_hold *h, size_t queued, uint64_t now_ns) {

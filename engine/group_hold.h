@@ -8,7 +8,7 @@
  *   held              sync AAAABBBB |..| sync AAAABBBB        all of them, for the price of the pause
  *
  * The writer who completes the group leads it: in the usual case nobody sleeps for the hold, and no thread is woken to
- * lead. A pause costs what the writers need to be woken, one after the other, and to come back; it is worth about two
+ * lead. A pause costs what the writers need to be woken, one after the other, and to come back; it is worth a few
  * syncs. So the hold learns what it takes for each, begins only where the sum promises to be less, and ends some time
  * after it in any case. Who does not come back (fewer than three quarters did) makes it rest, longer each time.
  *
@@ -33,8 +33,9 @@ struct group_hold {
 
 /* A sync took so long. */
 void hold_synced(struct group_hold *, uint64_t took_ns);
-/* A group is about to be answered: `answered` writers may come back, `queued` wait already. */
-void hold_begin(struct group_hold *, size_t queued, size_t answered, uint64_t now_ns);
+/* A group is about to be answered: `answered` writers may come back, `queued` wait already. A pause is worth as many
+ * syncs as `worth_syncs` says. */
+void hold_begin(struct group_hold *, size_t queued, size_t answered, unsigned worth_syncs, uint64_t now_ns);
 /* May the queue, with so many in it, be taken? Does not end the hold. */
 static inline bool hold_closed(const struct group_hold *h, size_t queued) {
   return queued >= h->target;

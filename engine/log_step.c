@@ -122,12 +122,17 @@ static void fail_group(dw_engine *e, struct request_list *group, int rc, struct 
   while ((r = request_list_pop(group))) pipeline_finish(e, r, rc, done);
 }
 
+/* How many syncs' time it is worth to have a group complete: beyond, half groups are as good (docs/performance.md). */
+#define WORTH_LOCAL 3u
+#define WORTH_ACKED 5u
+
 /* Synced at `now`: shall the next group wait for the writers of this one, who are answered as soon as it is applied, or
  * as soon as followers have acknowledged it too? Not where asynchronous requests are about, whose writers do not wait.
  * mu held. */
 static void hold_next(dw_engine *e, uint64_t now) {
   if (!e->threads || !e->pending.head || e->pending.head->fn || (e->queue.head && e->queue.head->fn)) return;
-  hold_begin(&e->hold, e->queue.count, e->pending.count, now);
+  bool acked = e->gate.commit >= e->gate.durable; /* else followers have the last word, and take their time */
+  hold_begin(&e->hold, e->queue.count, e->pending.count, acked ? WORTH_LOCAL : WORTH_ACKED, now);
   e->hold_timer = NULL;
   if (e->hold.target && e->queue.head) request_look(e->queue.head); /* becomes the timer */
 }

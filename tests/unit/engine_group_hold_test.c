@@ -19,7 +19,7 @@ static void setup(void) {
 }
 
 START_TEST(a_group_is_held_until_those_just_answered_are_back) {
-  hold_begin(&h, 2, 6, 1000);
+  hold_begin(&h, 2, 6, 3, 1000);
   ck_assert(!hold_closed(&h, 2));
   ck_assert(!hold_closed(&h, 7));
   ck_assert(hold_closed(&h, 8));
@@ -29,9 +29,9 @@ START_TEST(a_group_is_held_until_those_just_answered_are_back) {
 END_TEST
 
 START_TEST(a_lone_writer_and_a_group_that_nobody_waits_for_are_not_held) {
-  hold_begin(&h, 0, 1, 0);
+  hold_begin(&h, 0, 1, 3, 0);
   ck_assert(hold_closed(&h, 0));
-  hold_begin(&h, 5, 0, 0);
+  hold_begin(&h, 5, 0, 3, 0);
   ck_assert(hold_closed(&h, 5));
 }
 END_TEST
@@ -41,7 +41,7 @@ START_TEST(who_stays_away_makes_holding_rest_for_longer_each_time) {
   unsigned rest = 0, before = 0;
   for (int times = 0; times < 4; times++) {
     h.return_ns = 0; /* what it costs is another matter */
-    for (rest = 0; hold_begin(&h, 1, 7, now), !h.target; rest++) ck_assert_uint_lt(rest, 100);
+    for (rest = 0; hold_begin(&h, 1, 7, 3, now), !h.target; rest++) ck_assert_uint_lt(rest, 100);
     ck_assert_uint_ge(rest, before);
     if (times) ck_assert_uint_gt(rest, before);
     before = rest;
@@ -57,7 +57,7 @@ START_TEST(writers_that_come_back_slowly_are_not_waited_for_until_it_is_tried_ag
   uint64_t now = 0;
   int held = 0, tried = 0;
   for (int i = 0; i < 20; i++) { /* each takes as long as half a sync: eight of them, four syncs */
-    hold_begin(&h, 0, 8, now);
+    hold_begin(&h, 0, 8, 3, now);
     if (!h.target) break;
     held++;
     now += 4 * SYNC;
@@ -66,7 +66,7 @@ START_TEST(writers_that_come_back_slowly_are_not_waited_for_until_it_is_tried_ag
   ck_assert_int_gt(held, 0);
   ck_assert_int_lt(held, 20);
   for (int i = 0; i < 200; i++) {
-    hold_begin(&h, 0, 8, now);
+    hold_begin(&h, 0, 8, 3, now);
     tried += h.target != 0;
     h.target = 0;
   }
@@ -75,7 +75,7 @@ START_TEST(writers_that_come_back_slowly_are_not_waited_for_until_it_is_tried_ag
 END_TEST
 
 START_TEST(a_hold_that_nobody_looked_at_for_long_teaches_no_more_than_one_that_ran_out) {
-  hold_begin(&h, 0, 4, 0);
+  hold_begin(&h, 0, 4, 3, 0);
   hold_end(&h, 4, 3600000000000ull); /* the writers had a break of an hour */
   ck_assert_uint_lt(h.return_ns, SYNC);
 }
