@@ -40,7 +40,8 @@ static int grow(void **p, size_t *cap, size_t need, size_t size) {
   return DW_OK;
 }
 
-static void batch_free(struct apply_batch *b) {
+/* What only the store write needed; the epochs and the counts stay. */
+static void batch_drop_blocks(struct apply_batch *b) {
   for (size_t i = 0; i < b->n; i++) {
     wal_block_unref(b->blocks[i]);
     buf_free(&b->scratch[i]);
@@ -48,6 +49,10 @@ static void batch_free(struct apply_batch *b) {
   free(b->blocks);
   free(b->scratch);
   free(b->bodies);
+}
+
+static void batch_free(struct apply_batch *b) {
+  batch_drop_blocks(b);
   free(b->epochs);
 }
 
@@ -216,6 +221,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
 
   struct apply_result result;
   apply_once(e, limit, &result);
+  batch_drop_blocks(&result.batch);
 
   pthread_mutex_lock(&e->mu);
   e->apply_busy = false;
@@ -239,9 +245,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
     engine_stop(e, result.rc, done);
   }
   pipeline_moved(e); /* readers, and whoever waits for the role */
-  pthread_mutex_unlock(&e->mu);
-  batch_free(&result.batch);
-  pthread_mutex_lock(&e->mu);
+  free(result.batch.epochs);
 }
 
 /* ---- replay at open -------------------------------------------------------------------------- */

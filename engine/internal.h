@@ -25,6 +25,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/engine.h"
+#include "engine/group_hold.h"
 #include "engine/identity.h"
 #include "engine/repair.h"
 #include "engine/scrub.h"
@@ -72,12 +73,16 @@ struct write_request {
   char error[160];
   dw_commit_fn fn; /* NULL: synchronous */
   void *arg;
-  atomic_uint signal; /* synchronous only */
+  atomic_uint signal; /* synchronous only, as the next two */
+  atomic_uint *bell;  /* the engine's: where this writer sleeps, with the others of its group */
+  uint32_t bell_bit;
 };
 
 /* request_wait.c: how a synchronous writer sleeps and is woken. Nobody may touch a request after SIGNAL_DONE. */
 enum request_signal { SIGNAL_NONE, SIGNAL_LOOK, SIGNAL_DONE, SIGNAL_ASLEEP };
-void request_signal(struct write_request *, enum request_signal); /* LOOK: with mu held; DONE: without */
+struct request_list;
+void request_look(struct write_request *);     /* a role may be free; mu held */
+void requests_done(struct request_list *done); /* they are answered; without mu. Empties the list */
 /* Without mu: returns when signalled or at the deadline. True: the request is answered, `mu` is not needed. */
 bool request_wait(struct write_request *, bool soon, uint64_t deadline_ns);
 bool request_done(struct write_request *);
@@ -110,6 +115,7 @@ struct epoch_list {
   size_t count, cap;
 };
 #define LAG_SAMPLES 512u
+#define BELLS 8u
 
 struct lag_sample {
   uint64_t at_ns;
@@ -141,12 +147,16 @@ struct dw_engine {
   const struct replication_ops *rops; /* mu */
   void *rctx;
 
+  atomic_uint bells[BELLS];
+  uint32_t group;              /* mu; groups taken so far */
   struct request_list queue;   /* not yet logged */
   struct request_list pending; /* logged, in LSN order, waiting for commit and apply */
   struct request_list lingering; /* applied here, waiting for applied acks */
   struct request_list answers;   /* asynchronous and answered, to be called back */
   bool delivering;               /* a thread calls back */
   bool log_busy, apply_busy;
+  struct group_hold hold;        /* mu; the log role rests until the queue is fuller */
+  const struct write_request *hold_timer; /* mu; the writer who sees to it that the hold ends in time; only compared */
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
   /* What reads without mu go by (read.c), set under mu. */
