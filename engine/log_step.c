@@ -163,6 +163,7 @@ void log_step(dw_engine *e, struct request_list *done) {
   if (rc || n == 0) {
     fail_group(e, &group, rc, done);
     e->log_busy = false;
+    pipeline_moved(e);
     return;
   }
   dw_lsn commit = e->gate.commit;
