@@ -143,7 +143,8 @@ START_TEST(a_fenced_primary_names_epoch_and_successor_and_hangs_up) {
   talk(fd, "SET a 1\r\n", "+OK\r\n");
   ask("HELLO 2\r\n"); /* it has looked just now, when it was primary */
   fence();
-  talk(fd, "SET a 2\r\nGET a\r\n", "-FENCED epoch=4294967296 primary=10.0.0.2:6379 nothing was done\r\n$1\r\n1\r\n");
+  talk(fd, "SET a 2\r\nDW.WAIT 1 1000\r\nGET a\r\n", /* the second one takes a thread and a while */
+       "-FENCED epoch=4294967296 primary=10.0.0.2:6379 nothing was done\r\n+OK\r\n$1\r\n1\r\n");
   talk_expect_end(fd);
   reconnect();
   talk(fd, "GET a\r\n", "$1\r\n1\r\n"); /* reads as before */
