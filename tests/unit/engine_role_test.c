@@ -651,6 +651,29 @@ START_TEST(a_promotion_that_can_not_write_its_epoch_has_committed_nothing) {
 }
 END_TEST
 
+START_TEST(a_promotion_that_fails_forgets_the_epochs_of_a_tail_that_may_be_cut) {
+  open_follower();
+  acks_to(source, 1, 3);
+  struct answer a = {0};
+  dw_batch *b = dw_batch_create();
+  dw_batch_put(b, "tail", 4, "v", 1);
+  ck_assert_int_eq(dw_write_async(source, &sync1, b, on_commit, &a), DW_OK);
+  dw_batch_destroy(b);
+  for (int i = 0; i < 10000 && at(source).tail.lsn < 4; i++) usleep(1000);
+  ck_assert_int_eq(engine_close(source), DW_OK);
+  open_source(); /* its second epoch begins behind a commit that waits */
+  ck_assert_int_eq(feed(source), DW_OK);
+  ck_assert_uint_eq(at(e).commit_lsn, 3);
+  ck_assert_uint_eq(at(e).epoch, 2);
+  uint64_t epoch = promise_self();
+  fault_env_only(faults, "/wal-");
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_NO_SPACE, false);
+  ck_assert_int_ne(engine_promote(e, epoch), DW_OK);
+  struct epoch_record r[8];
+  ck_assert_uint_eq(engine_epochs(e, r, 8), 1);
+}
+END_TEST
+
 START_TEST(a_promotion_whose_syncs_fail_stops_the_log_and_says_so) {
   for (unsigned nth = 1;; nth++) {
     env_remove_tree(env_posix(), root);
@@ -883,6 +906,7 @@ int main(void) {
   tcase_add_test(t, roles_can_change_while_others_look_on);
   tcase_add_test(t, a_promotion_without_memory_leaves_a_follower_that_follows_on);
   tcase_add_test(t, a_promotion_that_can_not_write_its_epoch_has_committed_nothing);
+  tcase_add_test(t, a_promotion_that_fails_forgets_the_epochs_of_a_tail_that_may_be_cut);
   tcase_add_test(t, a_promotion_whose_syncs_fail_stops_the_log_and_says_so);
   tcase_add_test(t, demotion_under_load_answers_every_write);
   tcase_add_test(t, a_primary_demoted_with_writes_in_doubt_drops_them_for_another_history);
