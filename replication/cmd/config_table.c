@@ -55,6 +55,7 @@ const struct option option_table[] = {
   {"peer-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "a silent peer is disconnected", NULL, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL},
 
   {"peers", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "all other nodes of the cluster, by their --listen: who is asked at a promotion", "Failover", FIELD(peers), 0, 0, NULL},
+  {"auto-rejoin", NULL, OPTION_FLAG, BOTH, 0, NULL, "an old primary follows the new one by itself; what only it has goes to DIR/diverged", NULL, FIELD(auto_rejoin), 0, 1, NULL},
 
   {"config", NULL, OPTION_PATH, BOTH, 0, "FILE", "lines of `name = value`, names as here; flags win", "Process", FIELD(file), 0, 0, NULL},
   {"log-level", NULL, OPTION_WORD, BOTH, 0, "LEVEL", "the least that is logged", NULL, FIELD(log_level), 0, 0, level_words},

@@ -34,7 +34,8 @@ static const char help[] =
     "      Nodes do this by themselves: a follower from its primary, any node from --repair-from.\n"
     "\n"
     "  promote HOST:PORT [--force] [--max-lag MS] [--timeout MS]\n"
-    "      Makes a follower (its --resp port) the primary, once enough nodes have promised to follow no older one, and\n"
+    "      Makes a follower (its --resp port) the primary, once enough nodes have promised to follow no older one, "
+    "and\n"
     "      none of them has more. --force: without either; acknowledged writes may be lost.\n"
     "\n"
     "  switchover FROM TO [--timeout MS]\n"
@@ -42,6 +43,19 @@ static const char help[] =
     "\n"
     "  follow HOST:PORT PRIMARY|nobody\n"
     "      Lets a node follow another one, by its --listen port. A primary becomes a follower.\n"
+    "\n"
+    "  rejoin HOST:PORT [--primary HOST:PORT] [--timeout TIME]\n"
+    "      Likewise for a node that has applied what the primary lacks: its data gives way to the primary's, once what "
+    "only\n"
+    "      it has is in DIR/diverged. Waits until it follows [10m]. Without --primary: whom it follows already.\n"
+    "\n"
+    "  diverged list DIR|HOST:PORT\n"
+    "  diverged show FILE [--values]\n"
+    "      What nodes kept when histories parted: the files, and what is in one.\n"
+    "  diverged replay FILE --to HOST:PORT [--dry-run] [--only-missing]\n"
+    "      Writes what is in such a file through the --resp port of a primary, the last operation of each key, and "
+    "says what each\n"
+    "      meets there. --dry-run: writes nothing. --only-missing: only keys that are not there.\n"
     "\n"
     "Exit codes\n"
     "  0  done (wal verify: the log is sound)\n"
@@ -54,7 +68,9 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int (*run)(int, char **);
-  } commands[] = {{"status", cli_status}, {"load", cli_load}, {"checksum", cli_checksum}, {"wal", cli_wal}, {"promote", cli_promote}, {"switchover", cli_switchover}, {"follow", cli_follow}};
+  } commands[] = {{"status", cli_status}, {"load", cli_load},       {"checksum", cli_checksum},
+                  {"wal", cli_wal},       {"promote", cli_promote}, {"switchover", cli_switchover},
+                  {"follow", cli_follow}, {"rejoin", cli_rejoin},   {"diverged", cli_diverged}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;

@@ -799,7 +799,7 @@ START_TEST(a_primary_demoted_with_writes_in_doubt_drops_them_for_another_history
   ck_assert_int_eq(sum.fenced_in_doubt, 4);
   await_answer(&first);
   ck_assert_int_eq(first.rc, DW_FENCED);
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   struct epoch_record r[8];
   ck_assert_uint_eq(engine_epochs(e, r, 8), 1); /* its own epoch is no part of this history */
   put(source, &async, "theirs");
@@ -840,7 +840,7 @@ START_TEST(a_fenced_primary_that_becomes_a_follower_takes_another_ones_blocks) {
   ck_assert_int_eq(engine_demote(e), DW_OK);
   ck_assert(!promised().fenced);
   struct wal_pos shared = last_epoch(other).start;
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   ck_assert_int_eq(feed(other), DW_OK);
   engine_replica_commit(e, 2);
   await_lsn(applied, 2);
@@ -874,7 +874,7 @@ START_TEST(whoever_waits_for_an_lsn_of_a_demoted_primary_never_gets_anothers_ok)
   pthread_create(&t, NULL, wait_for_lsn, &lsn);
   await_waiter(); /* who comes later asks a follower, about the follower's LSN 4 */
   ck_assert_int_eq(engine_demote(e), DW_OK);
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   put(source, &async, "theirs");
   ck_assert_int_eq(feed(source), DW_OK);
   engine_replica_commit(e, 4);
