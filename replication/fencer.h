@@ -25,7 +25,8 @@ struct fencer {
 void fencer_init(struct fencer *, const struct msg_sender *, const struct hash128 *cluster_id);
 void fencer_free(struct fencer *);
 /* Only when IDLE. */
-void fencer_ask(struct fencer *, const struct msg_fence *); /* what, epoch, address, durable, force; the rest is filled in */
+void fencer_ask(struct fencer *,
+                const struct msg_fence *); /* what, epoch, address, durable, force; the rest is filled in */
 void fencer_input(struct fencer *, const void *, size_t n);
 void fencer_eof(struct fencer *, const char *why);
 /* Only when ANSWERED; IDLE again. */

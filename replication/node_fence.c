@@ -1,8 +1,8 @@
 /* Answers to a candidate (promotion.h), and what a node does when it hears of a newer epoch.
  *
  * The order is the whole point. The stream from the old primary ends first, so no acknowledgement leaves any more; then
- * what it brought is synced; then the promise is made durable; and only then is the log's end read for the answer. So the answer
- * covers everything that this node has ever acknowledged.
+ * what it brought is synced; then the promise is made durable; and only then is the log's end read for the answer. So
+ * the answer covers everything that this node has ever acknowledged.
  */
 #include <stdio.h>
 #include <string.h>
@@ -51,10 +51,13 @@ static int promise(struct node *n, const struct msg_fence *ask, bool begun, cons
   if (n->serve_blocked) return dw_fail(DW_STALE, "this node is installing a checkpoint");
   /* Who lacks something of ours can't win with our promise: then nothing is disturbed for it. */
   if (!begun && !ask->force && promotion_has_more(&pos.tail, &ask->durable))
-    return dw_fail(DW_STALE, "this node has more: its log ends at LSN %llu of epoch %llu, the candidate's at LSN %llu of epoch %llu",
-                   (ull)pos.tail.lsn, (ull)pos.tail.epoch, (ull)ask->durable.lsn, (ull)ask->durable.epoch);
+    return dw_fail(
+        DW_STALE,
+        "this node has more: its log ends at LSN %llu of epoch %llu, the candidate's at LSN %llu of epoch %llu",
+        (ull)pos.tail.lsn, (ull)pos.tail.epoch, (ull)ask->durable.lsn, (ull)ask->durable.epoch);
   bool would = epoch > pos.tail.epoch && (epoch > now.epoch || (epoch == now.epoch && node_id == now.node_id));
-  if (would && !promote_yield(n, epoch, node_id)) return dw_fail(DW_LOCKED, "this node is just beginning an epoch of its own");
+  if (would && !promote_yield(n, epoch, node_id))
+    return dw_fail(DW_LOCKED, "this node is just beginning an epoch of its own");
   int rc = DW_OK;
   if (would && n->follow) follow_fence(n, epoch, node_id);
   if (would && n->role == DW_FOLLOWER) rc = engine_replica_sync(n->e, NULL);
@@ -87,7 +90,8 @@ static int begun(struct peer *p, const struct msg_fence *ask, const char *addres
   engine_promised(n->e, &now);
   engine_positions(n->e, &pos);
   if (ask->epoch < now.epoch || ask->epoch < pos.tail.epoch)
-    return dw_fail(DW_FENCED, "this node knows epoch %llu already", (ull)(now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch));
+    return dw_fail(DW_FENCED, "this node knows epoch %llu already",
+                   (ull)(now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch));
   int rc = ask->epoch > pos.tail.epoch ? promise(n, ask, true, address) : DW_OK;
   /* An old primary whose log may hold more waits to be told (dw_follow, dw_rejoin), unless it is to rejoin by itself;
    * one that handed over has nothing more. */
@@ -109,8 +113,9 @@ void fence_answer(struct peer *p, const struct msg_fence *ask) {
     int rc = ask->what == FENCE_PROMISE ? promise(n, ask, false, address) : begun(p, ask, address);
     m.verdict = rc ? FENCE_REFUSED : FENCE_PROMISED;
     if (rc) dw_error_copy(m.text, MSG_TEXT_BYTES);
-    if (rc) engine_log(n->e, DW_LOG_WARN, "node %llu (%s) asked for epoch %llu, refused: %s", (ull)ask->node_id, p->address,
-                       (ull)ask->epoch, m.text);
+    if (rc)
+      engine_log(n->e, DW_LOG_WARN, "node %llu (%s) asked for epoch %llu, refused: %s", (ull)ask->node_id, p->address,
+                 (ull)ask->epoch, m.text);
   }
   fill(n, &m);
   shipper_fence_answer(p->ship, &m, node_now(n));
@@ -124,6 +129,6 @@ void fence_heard(struct node *n, uint64_t epoch, uint64_t node_id) {
   if (engine_promise(n->e, epoch, node_id, "") == DW_OK) return;
   char why[300];
   dw_error_copy(why, sizeof why);
-  engine_log(n->e, DW_LOG_ERROR, "a follower has promised epoch %llu to node %llu, but this primary can't note it: %s", (ull)epoch,
-             (ull)node_id, why);
+  engine_log(n->e, DW_LOG_ERROR, "a follower has promised epoch %llu to node %llu, but this primary can't note it: %s",
+             (ull)epoch, (ull)node_id, why);
 }

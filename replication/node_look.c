@@ -10,143 +10,60 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "replication/address.h"
-#include "replication/fencer.h"
 #include "replication/lookout.h"
 #include "replication/node.h"
+#include "replication/node_asker.h"
 #include "wal/base/status.h"
 
-#define OUT_IOVECS 4
-
 typedef unsigned long long ull;
-
-struct look_peer {
-  struct look *look;
-  size_t i;
-  char address[ADDRESS_BYTES];
-  struct tp_conn *conn; /* NULL: none */
-  bool connected;
-  struct fencer f;
-};
 
 struct look {
   struct node *n;
   struct lookout l;
-  struct engine_identity id;
   uint64_t lost_ns; /* since when nothing confirms the data; 0: something does */
   size_t count;
-  struct look_peer peer[LOOKOUT_PEERS];
+  struct asker peer[LOOKOUT_PEERS];
 };
 
-/* ---- connections ------------------------------------------------------------------------------ */
+/* ---- peers -------------------------------------------------------------------------------------- */
 
-static void drop(struct look_peer *p) {
-  if (!p->conn) return;
-  conn_close(p->conn);
-  p->conn = NULL;
-  p->connected = false;
-  fencer_free(&p->f);
-}
-
-static void unreachable(struct look_peer *p) {
-  drop(p);
-  lookout_unreachable(&p->look->l, p->i);
-  transport_pump_again(p->look->n->t);
-}
-
-static void on_connected(void *owner, const char *why) {
-  struct look_peer *p = owner;
-  if (why) {
-    unreachable(p);
+static void peer_pump(struct look *k, size_t i) {
+  struct asker *a = &k->peer[i];
+  if (lookout_wants(&k->l, i)) {
+    lookout_asked(&k->l, i);
+    asker_dial(a);
+  }
+  switch (asker_pump(a)) {
+  case ASKER_IDLE: {
+    struct engine_positions pos;
+    engine_positions(k->n->e, &pos);
+    asker_ask(a, &(struct msg_fence){.what = FENCE_ASK, .durable = pos.tail});
     return;
   }
-  p->connected = true;
-  conn_read(p->conn, true);
-  transport_pump_again(p->look->n->t);
-}
-
-static void on_input(void *owner, const void *bytes, size_t count) {
-  struct look_peer *p = owner;
-  fencer_input(&p->f, bytes, count);
-  transport_pump_again(p->look->n->t);
-}
-
-static void on_drained(void *owner, size_t count) {
-  struct look_peer *p = owner;
-  outq_drained(&p->f.out, count);
-}
-
-static void on_eof(void *owner, const char *why) {
-  struct look_peer *p = owner;
-  fencer_eof(&p->f, why);
-  transport_pump_again(p->look->n->t);
-}
-
-static const struct conn_events look_events = {
-    .connected = on_connected, .input = on_input, .drained = on_drained, .eof = on_eof};
-
-static void ask(struct look_peer *p) {
-  struct look *k = p->look;
-  struct engine_positions pos;
-  engine_identity(k->n->e, &k->id);
-  engine_positions(k->n->e, &pos);
-  lookout_asked(&k->l, p->i);
-  p->conn = transport_connect(k->n->t, p->address, &look_events, p);
-  if (!p->conn) {
-    unreachable(p);
-    return;
+  case ASKER_ANSWERED: lookout_answer(&k->l, i, asker_take(a)); break;
+  case ASKER_FAILED: lookout_unreachable(&k->l, i); break;
+  default: return;
   }
-  fencer_init(&p->f, &(struct msg_sender){.epoch = pos.tail.epoch, .node_id = k->id.node_id}, &k->id.cluster_id);
-  struct msg_fence m = {.what = FENCE_ASK, .durable = pos.tail};
-  fencer_ask(&p->f, &m);
-}
-
-static void flush(struct look_peer *p) {
-  struct iovec iov[OUT_IOVECS];
-  while (p->conn && p->connected && p->f.out.bytes && !conn_writing(p->conn)) {
-    const char *why = NULL;
-    ssize_t sent = conn_send(p->conn, iov, outq_iov(&p->f.out, iov, OUT_IOVECS), &why);
-    if (sent < 0) fencer_eof(&p->f, why);
-    if (sent <= 0) return;
-    outq_drained(&p->f.out, (size_t)sent);
-  }
-}
-
-static void peer_pump(struct look_peer *p) {
-  struct look *k = p->look;
-  if (lookout_wants(&k->l, p->i)) ask(p);
-  flush(p);
-  if (p->conn && p->f.state == FENCER_FAILED) unreachable(p);
-  if (p->conn && p->f.state == FENCER_ANSWERED) {
-    lookout_answer(&k->l, p->i, fencer_take(&p->f));
-    drop(p);
-    transport_pump_again(k->n->t);
-  }
+  asker_drop(a);
+  transport_pump_again(k->n->t);
 }
 
 /* ---- life --------------------------------------------------------------------------------------- */
 
 int look_create(struct node *n) {
-  const char *list = n->opt->peers;
-  char name[ADDRESS_BYTES];
-  if (!list) return DW_OK;
+  if (!n->opt->peers) return DW_OK;
   struct look *k = calloc(1, sizeof *k);
   if (!k) return dw_fail_nomem(sizeof *k);
   k->n = n;
   n->look = k;
-  while (k->count < LOOKOUT_PEERS && address_next(&list, name)) {
-    if (n->opt->listen && strcmp(name, n->opt->listen) == 0) continue; /* one list for all nodes is fine */
-    struct look_peer *p = &k->peer[k->count];
-    *p = (struct look_peer){.look = k, .i = k->count++};
-    memcpy(p->address, name, sizeof name);
-  }
+  k->count = asker_peers(n, k->peer, LOOKOUT_PEERS);
   lookout_init(&k->l, k->count, n->opt->peer_timeout_ms * 1000000ull, node_now(n));
   return DW_OK;
 }
 
 void look_stop(struct node *n) {
   if (!n->look) return;
-  for (size_t i = 0; i < n->look->count; i++) drop(&n->look->peer[i]);
+  for (size_t i = 0; i < n->look->count; i++) asker_drop(&n->look->peer[i]);
 }
 
 void look_destroy(struct node *n) {
@@ -172,9 +89,10 @@ static bool lost(struct look *k, uint64_t now_ns) {
   return doubt && (fresh != UINT64_MAX || now_ns - k->lost_ns >= limit);
 }
 
-static void found(struct look *k, const struct look_peer *p) {
+static void found(struct look *k, size_t i) {
+  const struct asker *p = &k->peer[i];
   struct node *n = k->n;
-  const struct lookout_peer *seen = &k->l.peer[p->i];
+  const struct lookout_peer *seen = &k->l.peer[i];
   struct engine_promise promise;
   engine_promised(n->e, &promise);
   if (n->role == DW_PRIMARY && (promise.epoch < seen->epoch || !promise.primary[0])) {
@@ -209,12 +127,12 @@ uint64_t look_pump(struct node *n, uint64_t now_ns) {
                               .lost = lost(k, now_ns),
                               .epoch = pos.tail.epoch,
                               .promised_epoch = promise.epoch};
-  if (lookout_tick(&k->l, &self, now_ns, &which)) found(k, &k->peer[which]);
+  if (lookout_tick(&k->l, &self, now_ns, &which)) found(k, which);
   for (size_t i = 0; i < k->count; i++) {
     if (!k->l.asking)
-      drop(&k->peer[i]);
+      asker_drop(&k->peer[i]);
     else
-      peer_pump(&k->peer[i]);
+      peer_pump(k, i);
   }
   return lookout_next_tick(&k->l);
 }

@@ -1,8 +1,9 @@
-/* A promotion's driver: connections to all peers, one fencer each, and the machine of promotion.h between them.
+/* A promotion's driver: connections to all peers (node_asker.h), and the machine of promotion.h between them.
  *
- * The stream from the old primary goes on while others are asked what they have, and ends before this node promises the new
- * epoch to itself. If the promotion fails after that, the stream is taken up again; the promises stand, here and
- * elsewhere, so an old primary of a lower epoch is not followed any more: the next promotion, or a newer primary, ends that.
+ * The stream from the old primary goes on while others are asked what they have, and ends before this node promises the
+ * new epoch to itself. If the promotion fails after that, the stream is taken up again; the promises stand, here and
+ * elsewhere, so an old primary of a lower epoch is not followed any more: the next promotion, or a newer primary, ends
+ * that.
  *
  * Once the epoch has begun the asker has his answer; the news goes to the peers for a moment longer.
  */
@@ -11,23 +12,13 @@
 #include <string.h>
 
 #include "replication/address.h"
-#include "replication/fencer.h"
 #include "replication/node.h"
+#include "replication/node_asker.h"
 #include "replication/promotion.h"
 #include "wal/base/status.h"
 
 #define PROMOTE_TIMEOUT_MS 5000u
 #define PROMOTE_NEWS_NS 2000000000ull /* for telling the peers that the epoch has begun */
-#define OUT_IOVECS 4
-
-struct candidate_peer {
-  struct node *n;
-  size_t i;
-  char address[ADDRESS_BYTES];
-  struct tp_conn *conn; /* NULL: none */
-  bool connected;
-  struct fencer f;
-};
 
 struct candidate {
   struct promotion p;
@@ -36,7 +27,7 @@ struct candidate {
   bool beginning, answered;
   uint64_t news_ns; /* until then peers are told */
   size_t count;
-  struct candidate_peer peer[PROMOTION_PEERS];
+  struct asker peer[PROMOTION_PEERS];
 };
 
 void promote_own_address(const struct node *n, char out[MSG_ADDRESS_BYTES]) {
@@ -49,125 +40,56 @@ void promote_own_address(const struct node *n, char out[MSG_ADDRESS_BYTES]) {
   if (len < 0 || (size_t)len >= MSG_ADDRESS_BYTES) out[0] = '\0';
 }
 
-/* ---- connections ------------------------------------------------------------------------------ */
+/* ---- peers ------------------------------------------------------------------------------------ */
 
-static void drop(struct candidate_peer *c) {
-  conn_close(c->conn);
-  c->conn = NULL;
-  c->connected = false;
-  fencer_free(&c->f);
-}
-
-static void unreachable(struct candidate_peer *c, const char *why) {
-  struct node *n = c->n;
+static void unreachable(struct candidate *c, size_t i) {
+  struct asker *a = &c->peer[i];
   char text[200];
-  snprintf(text, sizeof text, "%.60s: %.120s", c->address, why);
-  drop(c);
-  promotion_unreachable(&n->candidate->p, c->i, text, node_now(n));
-  transport_pump_again(n->t);
+  snprintf(text, sizeof text, "%.60s: %.120s", a->address, asker_why(a));
+  asker_drop(a);
+  promotion_unreachable(&c->p, i, text, node_now(a->n));
+  transport_pump_again(a->n->t);
 }
 
-static void on_connected(void *owner, const char *why) {
-  struct candidate_peer *c = owner;
-  if (why) {
-    unreachable(c, why);
-    return;
-  }
-  c->connected = true;
-  conn_read(c->conn, true);
-  transport_pump_again(c->n->t);
-}
-
-static void on_input(void *owner, const void *bytes, size_t count) {
-  struct candidate_peer *c = owner;
-  fencer_input(&c->f, bytes, count);
-  transport_pump_again(c->n->t);
-}
-
-static void on_drained(void *owner, size_t count) {
-  struct candidate_peer *c = owner;
-  outq_drained(&c->f.out, count);
-}
-
-static void on_eof(void *owner, const char *why) {
-  struct candidate_peer *c = owner;
-  fencer_eof(&c->f, why);
-  transport_pump_again(c->n->t);
-}
-
-static const struct conn_events candidate_events = {
-    .connected = on_connected, .input = on_input, .drained = on_drained, .eof = on_eof};
-
-static void dial(struct candidate_peer *c) {
-  struct node *n = c->n;
-  struct engine_positions pos;
-  engine_positions(n->e, &pos);
-  fencer_init(&c->f, &(struct msg_sender){.epoch = pos.tail.epoch, .node_id = n->candidate->id.node_id},
-              &n->candidate->id.cluster_id);
-  c->conn = transport_connect(n->t, c->address, &candidate_events, c);
-  if (!c->conn) unreachable(c, "no memory");
-}
-
-static void flush(struct candidate_peer *c) {
-  struct iovec iov[OUT_IOVECS];
-  while (c->connected && c->f.out.bytes && !conn_writing(c->conn)) {
-    const char *why = NULL;
-    ssize_t sent = conn_send(c->conn, iov, outq_iov(&c->f.out, iov, OUT_IOVECS), &why);
-    if (sent < 0) fencer_eof(&c->f, why);
-    if (sent <= 0) return;
-    outq_drained(&c->f.out, (size_t)sent);
-  }
-}
-
-static void peer_pump(struct candidate_peer *c) {
-  struct node *n = c->n;
-  struct promotion *p = &n->candidate->p;
+static void peer_pump(struct node *n, struct candidate *c, size_t i) {
+  struct asker *a = &c->peer[i];
   enum fence_what what;
-  if (c->conn && c->f.state == FENCER_FAILED) {
-    unreachable(c, c->f.text);
+  enum asker_state state = asker_pump(a);
+  if (state == ASKER_FAILED) {
+    unreachable(c, i);
     return;
   }
-  if (c->conn && c->f.state == FENCER_ANSWERED) promotion_answer(p, c->i, fencer_take(&c->f), node_now(n));
-  if (!promotion_wants(p, c->i, &what)) return;
-  if (!c->conn) dial(c);
-  if (!c->connected || c->f.state != FENCER_IDLE) return;
-  promotion_asked(p, c->i);
-  struct msg_fence ask = {.what = (uint8_t)what, .force = p->cfg.force, .durable = p->self.durable};
-  if (what == FENCE_PROMISE || what == FENCE_BEGUN) ask.epoch = promotion_epoch(p);
-  memcpy(ask.address, n->candidate->own, sizeof ask.address);
-  fencer_ask(&c->f, &ask);
-  flush(c);
+  if (state == ASKER_ANSWERED) {
+    promotion_answer(&c->p, i, asker_take(a), node_now(n));
+    state = ASKER_IDLE;
+  }
+  if (!promotion_wants(&c->p, i, &what)) return;
+  if (state == ASKER_NONE) asker_dial(a);
+  if (state != ASKER_IDLE) return;
+  promotion_asked(&c->p, i);
+  struct msg_fence ask = {.what = (uint8_t)what, .force = c->p.cfg.force, .durable = c->p.self.durable};
+  if (what == FENCE_PROMISE || what == FENCE_BEGUN) ask.epoch = promotion_epoch(&c->p);
+  memcpy(ask.address, c->own, sizeof ask.address);
+  asker_ask(a, &ask);
 }
 
 /* ---- life ------------------------------------------------------------------------------------- */
-
-static void add_peers(struct node *n, struct candidate *c) {
-  const char *list = n->opt->peers ? n->opt->peers : "";
-  char name[ADDRESS_BYTES];
-  while (c->count < PROMOTION_PEERS && address_next(&list, name)) {
-    if (n->opt->listen && strcmp(name, n->opt->listen) == 0) continue; /* one list for all nodes is fine */
-    struct candidate_peer *peer = &c->peer[c->count];
-    *peer = (struct candidate_peer){.n = n, .i = c->count};
-    memcpy(peer->address, name, sizeof name);
-    c->count++;
-  }
-}
 
 static void fill_self(struct node *n, struct promotion_self *self) {
   struct engine_positions pos;
   struct engine_promise promise;
   engine_positions(n->e, &pos);
   engine_promised(n->e, &promise);
-  *self = (struct promotion_self){
-      .durable = pos.tail,
-      .staleness_ms = pos.staleness_ms,
-      .promised_epoch = promise.epoch};
+  *self =
+      (struct promotion_self){.durable = pos.tail, .staleness_ms = pos.staleness_ms, .promised_epoch = promise.epoch};
 }
 
 static int check_start(struct node *n, const dw_promote_options *opt) {
   struct engine_positions pos;
   engine_positions(n->e, &pos);
-  if (n->role == DW_PRIMARY) return dw_fail(DW_INVALID, pos.fenced ? "this node is a fenced primary: let it follow first" : "this node is the primary already");
+  if (n->role == DW_PRIMARY)
+    return dw_fail(DW_INVALID, pos.fenced ? "this node is a fenced primary: let it follow first"
+                                          : "this node is the primary already");
   if (pos.tail.epoch == 0) return dw_fail(DW_INVALID, "this follower has no data yet");
   if (!n->opt->peers && !opt->force)
     return dw_fail(DW_INVALID, "no peers are named, so nobody can be asked for a promise: name them, or force it");
@@ -176,7 +98,7 @@ static int check_start(struct node *n, const dw_promote_options *opt) {
 
 static void finish(struct node *n) {
   struct candidate *c = n->candidate;
-  for (size_t i = 0; i < c->count; i++) drop(&c->peer[i]);
+  for (size_t i = 0; i < c->count; i++) asker_drop(&c->peer[i]);
   n->candidate = NULL;
   free(c);
   role_resume(n);
@@ -209,7 +131,7 @@ void promote_start(struct node *n, const dw_promote_options *opt, uint64_t now_n
   n->candidate = c;
   engine_identity(n->e, &c->id);
   promote_own_address(n, c->own);
-  add_peers(n, c);
+  c->count = asker_peers(n, c->peer, PROMOTION_PEERS);
   fill_self(n, &self);
   cfg.node_id = c->id.node_id;
   cfg.peers = c->count;
@@ -290,10 +212,7 @@ uint64_t promote_pump(struct node *n, uint64_t now_ns) {
     promotion_self_now(&c->p, &self);
   }
   promotion_tick(&c->p, now_ns);
-  for (size_t i = 0; i < c->count; i++) {
-    peer_pump(&c->peer[i]);
-    flush(&c->peer[i]);
-  }
+  for (size_t i = 0; i < c->count; i++) peer_pump(n, c, i);
   switch (promotion_next(&c->p)) {
   case PROMOTION_WAIT: break;
   case PROMOTION_PROMISE_SELF:

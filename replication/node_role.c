@@ -1,11 +1,12 @@
 /* Changing roles while everything else goes on: dw_promote and dw_follow.
  *
  *   follow somebody:  end the stream -> (a primary: demote the engine) -> follow
- *   promote:          node_promote.c asks around; then: end the stream -> promise -> the engine begins its epoch -> primary
+ *   promote:          node_promote.c asks around; then: end the stream -> promise -> the engine begins its epoch ->
+ * primary
  *
  * One change at a time, in the loop thread; what blocks (the engine's part) runs as a job. The asker waits as strong
- * readers do, or polls. Whoever follows us is asked to come back whenever our role changes: what its connection was told in
- * WELCOME is not true any more.
+ * readers do, or polls. Whoever follows us is asked to come back whenever our role changes: what its connection was
+ * told in WELCOME is not true any more.
  */
 #include <stdio.h>
 #include <string.h>
@@ -227,7 +228,6 @@ static void take_request(struct node *n, uint64_t now_ns) {
     if (r->rejoin && !c->primary[0]) role_answer(n, DW_INVALID, "no primary is named, and none is followed");
   }
 }
-
 
 bool role_stream_ended(struct node *n) {
   if (!n->follow) return true;

@@ -76,11 +76,11 @@ static void describe_missing(const struct promotion *p, char *out, size_t cap) {
   out[0] = '\0';
   for (size_t i = 0; i < p->cfg.peers && at < cap; i++) {
     const struct promotion_peer *peer = &p->peer[i];
-    const char *why = peer->unreachable                ? peer->why
-                      : !peer->answered                ? "no answer yet"
-                      : !peer->last.has_data           ? "has no data"
+    const char *why = peer->unreachable                     ? peer->why
+                      : !peer->answered                     ? "no answer yet"
+                      : !peer->last.has_data                ? "has no data"
                       : peer->last.verdict == FENCE_REFUSED ? peer->last.text
-                                                       : NULL;
+                                                            : NULL;
     if (!why) continue;
     int n = snprintf(out + at, cap - at, "; peer %zu: %.100s", i + 1, why);
     at += n > 0 ? (size_t)n : 0;
@@ -104,7 +104,8 @@ static bool somebody_has_more(struct promotion *p) {
   for (size_t i = 0; i < p->cfg.peers; i++) {
     const struct msg_fenced *m = &p->peer[i].last;
     if (!p->peer[i].answered || !m->has_data || !promotion_has_more(&m->durable, &p->self.durable)) continue;
-    fail(p, DW_STALE, "node %llu (a %s) has more: its log ends at LSN %llu of epoch %llu, this one at LSN %llu of epoch %llu",
+    fail(p, DW_STALE,
+         "node %llu (a %s) has more: its log ends at LSN %llu of epoch %llu, this one at LSN %llu of epoch %llu",
          (ull)m->node_id, m->role == DW_PRIMARY ? m->fenced ? "fenced primary" : "primary" : "follower",
          (ull)m->durable.lsn, (ull)m->durable.epoch, (ull)p->self.durable.lsn, (ull)p->self.durable.epoch);
     return true;
@@ -148,8 +149,8 @@ static void drained(struct promotion *p) {
   if (peer->unreachable) {
     fail(p, DW_IO, "the primary that was to hand over is gone: %s", peer->why);
   } else if (p->now_ns - p->start_ns >= p->cfg.timeout_ns) {
-    fail(p, DW_TIMEOUT, "the primary's log ends at LSN %llu, this one at LSN %llu: not caught up in time", (ull)m->durable.lsn,
-         (ull)p->self.durable.lsn);
+    fail(p, DW_TIMEOUT, "the primary's log ends at LSN %llu, this one at LSN %llu: not caught up in time",
+         (ull)m->durable.lsn, (ull)p->self.durable.lsn);
   } else if (peer->answered && m->verdict == FENCE_REFUSED) {
     fail(p, DW_FENCED, "the primary does not hand over: %s", m->text);
   } else if (peer->answered && !m->writing && !promotion_has_more(&m->durable, &p->self.durable)) {
@@ -196,9 +197,13 @@ static void collected(struct promotion *p) {
   describe_missing(p, missing, sizeof missing);
   bool beaten = false;
   for (size_t i = 0; i < p->cfg.peers; i++)
-    beaten |= p->peer[i].answered && p->peer[i].last.verdict == FENCE_REFUSED && p->peer[i].last.promised_epoch >= p->epoch;
-  fail(p, beaten ? DW_FENCED : late ? DW_TIMEOUT : DW_NOT_ENOUGH_FOLLOWERS, "%zu of %zu promises for epoch %llu%s", have,
-       need, (ull)p->epoch, missing);
+    beaten |=
+        p->peer[i].answered && p->peer[i].last.verdict == FENCE_REFUSED && p->peer[i].last.promised_epoch >= p->epoch;
+  fail(p,
+       beaten ? DW_FENCED
+       : late ? DW_TIMEOUT
+              : DW_NOT_ENOUGH_FOLLOWERS,
+       "%zu of %zu promises for epoch %llu%s", have, need, (ull)p->epoch, missing);
 }
 
 static void advance(struct promotion *p) {

@@ -8,11 +8,12 @@
  *   (handover: DRAINING comes first: the primary that answered pauses, until we have all that it has)
  *   FAILED: somebody has more, too few answer, too stale, another candidate was faster, out of time
  *
- * Until PROMISING_SELF nothing has changed anywhere: a promotion that can't succeed disturbs nobody. From then on those who
- * promised take no stream of an older epoch.
+ * Until PROMISING_SELF nothing has changed anywhere: a promotion that can't succeed disturbs nobody. From then on those
+ * who promised take no stream of an older epoch.
  *
- * Drive it: promotion_next says what to do now; tell what came of it; ask again. For each peer promotion_wants says which
- * question it should be asked, until it has been answered or could not be reached. The caller owns connections and time.
+ * Drive it: promotion_next says what to do now; tell what came of it; ask again. For each peer promotion_wants says
+ * which question it should be asked, until it has been answered or could not be reached. The caller owns connections
+ * and time.
  */
 #ifndef DW_REPLICATION_PROMOTION_H
 #define DW_REPLICATION_PROMOTION_H
@@ -24,18 +25,18 @@
 
 struct promotion_config {
   uint64_t node_id;
-  size_t peers;      /* the others; with us they are the cluster */
-  dw_mode mode;      /* of this cluster's writes, and how many followers they wait for */
+  size_t peers; /* the others; with us they are the cluster */
+  dw_mode mode; /* of this cluster's writes, and how many followers they wait for */
   uint32_t acks;
-  bool handover;     /* by the primary itself, which must answer */
-  bool force;        /* the operator's word: any promise will do, and who has more loses it */
+  bool handover;       /* by the primary itself, which must answer */
+  bool force;          /* the operator's word: any promise will do, and who has more loses it */
   uint64_t max_lag_ms; /* 0: any */
   uint64_t timeout_ns;
-  uint32_t draw;     /* random, for the epoch */
+  uint32_t draw; /* random, for the epoch */
 };
 
-/* What this node has. Before PROMISING_SELF it may still follow; after that the driver has ended the stream, synced, and
- * tells it again. */
+/* What this node has. Before PROMISING_SELF it may still follow; after that the driver has ended the stream, synced,
+ * and tells it again. */
 struct promotion_self {
   struct wal_pos durable;
   uint64_t staleness_ms; /* UINT64_MAX: unknown */
@@ -54,24 +55,34 @@ struct promotion_peer {
   bool asked, answered, unreachable; /* of the present question */
   struct msg_fenced last;            /* if it ever answered */
   bool known;
-  char why[120];                     /* unreachable: why */
+  char why[120]; /* unreachable: why */
 };
 
 struct promotion {
   struct promotion_config cfg;
   struct promotion_self self;
-  enum { PROMOTING_ASKING, PROMOTING_DRAINING, PROMOTING_SELF, PROMOTING_PROMISING, PROMOTING_BEGINNING, PROMOTING_BEGUN, PROMOTING_FAILED } phase;
+  enum {
+    PROMOTING_ASKING,
+    PROMOTING_DRAINING,
+    PROMOTING_SELF,
+    PROMOTING_PROMISING,
+    PROMOTING_BEGINNING,
+    PROMOTING_BEGUN,
+    PROMOTING_FAILED
+  } phase;
   uint64_t start_ns, now_ns, epoch;
-  size_t primary;     /* DRAINING: the peer that hands over */
-  uint64_t pause_ns;  /* when it is asked again */
+  size_t primary;    /* DRAINING: the peer that hands over */
+  uint64_t pause_ns; /* when it is asked again */
   struct promotion_peer peer[PROMOTION_PEERS];
   int code;
   char text[400];
 };
 
-void promotion_start(struct promotion *, const struct promotion_config *, const struct promotion_self *, uint64_t now_ns);
+void promotion_start(struct promotion *, const struct promotion_config *, const struct promotion_self *,
+                     uint64_t now_ns);
 
-/* How many promises it takes, ours among them: an acknowledged write is on acks + 1 nodes, and so many meet all such sets. */
+/* How many promises it takes, ours among them: an acknowledged write is on acks + 1 nodes, and so many meet all such
+ * sets. */
 size_t promotion_need(const struct promotion_config *);
 
 /* The question that peer i should be asked now; false: none. promotion_asked once it is on its way. */
@@ -85,13 +96,14 @@ void promotion_tick(struct promotion *, uint64_t now_ns);
 /* What this node has now; before each tick while it still follows. */
 void promotion_self_now(struct promotion *, const struct promotion_self *);
 /* rc: of the promise. self: now, without a stream. */
-void promotion_promised(struct promotion *, int rc, const char *text, const struct promotion_self *self, uint64_t now_ns);
+void promotion_promised(struct promotion *, int rc, const char *text, const struct promotion_self *self,
+                        uint64_t now_ns);
 void promotion_begun(struct promotion *, int rc, const char *text, uint64_t now_ns);
 void promotion_beaten(struct promotion *, uint64_t epoch, uint64_t node_id); /* by another candidate */
 
 /* ---- looking ------------------------------------------------------------------------------- */
 enum promotion_step promotion_next(const struct promotion *);
-bool promotion_settled(const struct promotion *); /* begun or failed */
+bool promotion_settled(const struct promotion *);                          /* begun or failed */
 bool promotion_has_more(const struct wal_pos *a, const struct wal_pos *b); /* a than b */
 uint64_t promotion_epoch(const struct promotion *);
 uint64_t promotion_next_tick(const struct promotion *);

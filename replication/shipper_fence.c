@@ -1,7 +1,7 @@
 /* Answering a candidate (promotion.h; docs/protocol.md, "Promises"): one question, one answer, in turns.
  *
- * The driver answers: what is promised must be durable, and the stream that it ends is another connection's. A candidate is no
- * follower: it has no marks and pins no log.
+ * The driver answers: what is promised must be durable, and the stream that it ends is another connection's. A
+ * candidate is no follower: it has no marks and pins no log.
  */
 #include <stdio.h>
 
