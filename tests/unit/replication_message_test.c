@@ -428,7 +428,10 @@ START_TEST(a_header_that_lies_is_refused_before_its_body_comes) {
   for (unsigned type = type_after(0); type < MSG_TYPES; type = type_after(type)) {
     uint32_t min, max;
     ck_assert(msg_bounds(type, &min, &max));
-    uint16_t v = type <= MSG_REFUSE || type == MSG_HEARTBEAT || (type >= MSG_FETCH && type <= MSG_FENCED && type != MSG_PACKED) ? 0 : 1;
+    uint16_t v =
+        type <= MSG_REFUSE || type == MSG_HEARTBEAT || (type >= MSG_FETCH && type <= MSG_FENCED && type != MSG_PACKED)
+            ? 0
+            : 1;
     h = (struct frame_header){.version = v, .type = (uint16_t)type, .body_len = max + 1};
     ck_assert_int_eq(next_after(ALL, 1, &h, text, sizeof text), DW_CORRUPT);
     h.body_len = min - 1;
