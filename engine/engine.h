@@ -60,6 +60,7 @@ struct engine_identity {
   char region[DW_REGION_BYTES];
 };
 void engine_identity(dw_engine *, struct engine_identity *);
+dw_role engine_role(dw_engine *); /* now; takes no lock */
 struct env *engine_env(dw_engine *);
 const dw_options *engine_options(dw_engine *); /* strings in it are the engine's copies */
 /* printf to the embedder's log function. level: dw_log_level. */

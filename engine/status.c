@@ -31,6 +31,10 @@ void engine_identity(dw_engine *e, struct engine_identity *out) {
   pthread_mutex_unlock(&e->mu);
 }
 
+dw_role engine_role(dw_engine *e) {
+  return (dw_role)atomic_load(&e->role);
+}
+
 struct env *engine_env(dw_engine *e) {
   return e->env;
 }

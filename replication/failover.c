@@ -214,16 +214,17 @@ static void decide(struct failover *f) {
     return;
   }
   f->state = FO_STANDING;
-  bool known = v->has_record ? v->record.node_id == f->opt.node_id : f->opt.first;
-  if (!turn(f, mine || known || f->st.primary)) return;
+  bool comes_back = mine || failover_returns(f);
+  if (!turn(f, comes_back)) return;
   f->state = FO_TAKING;
-  f->stamp = !mine && !known && !f->st.primary;
+  f->stamp = !comes_back;
 }
 
 void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const struct failover_status *st) {
   f->now = now_ns;
   f->wall_ms = wall_ms;
   f->st = *st;
+  if (!f->began_ns) f->began_ns = now_ns;
   if (f->stopping || f->state == FO_STOPPED) return;
   if (f->state == FO_LEADING || f->state == FO_KEPT) watch_leading(f);
   if (f->state == FO_PROMOTING && !f->promoting && !f->want_promote) { /* primary already: it only lacked the lease */

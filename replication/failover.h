@@ -62,7 +62,7 @@ struct failover_options {
 
 /* The node as its engine reports it. */
 struct failover_status {
-  bool open;     /* false: the engine waits for this machine to say as what it opens */
+  bool open;     /* false: it waits for PROMOTE or FOLLOW to be opened as primary or follower; then has_data: the directory exists */
   bool primary;  /* and not fenced */
   bool healthy;  /* log and store work */
   bool has_data;
@@ -113,8 +113,8 @@ enum failover_action_kind {
   FO_REVOKE,  /* `lease`: leader and member go with it */
   FO_PROBE,   /* does `address` refuse connections? */
   /* to the node */
-  FO_PROMOTE,  /* become primary within timeout_ns; answered by failover_promoted, other actions may come before */
-  FO_FOLLOW,   /* follow `address` */
+  FO_PROMOTE,  /* become primary within timeout_ns (open as it, if not open); answered by failover_promoted, other actions may come before */
+  FO_FOLLOW,   /* follow `address`; "": nobody, only for one that is not open */
   FO_DEMOTE,   /* acknowledge nothing, follow nobody */
   FO_RESTRICT, /* `on`: take no writes but those that wait for `acks` followers */
   FO_AUDIT

@@ -116,13 +116,20 @@ static bool request_next(struct failover *f, struct failover_action *a) {
   return false;
 }
 
-/* A leader that is promoted, or, for a node that must be told as what to open, the fact that there has been one. */
+/* What a node that is not open yet should open as, if not as primary: a follower, of nobody if nobody leads. So does
+ * one that gets no answer for as long as a lease lasts: it can serve reads at least. */
+static bool open_as_follower(const struct failover *f, bool leads) {
+  if (!f->seen) return f->now >= f->began_ns + f->opt.ttl_ns;
+  return leads || (!f->view.has_leader && !failover_returns(f));
+}
+
 static bool follow_next(struct failover *f, struct failover_action *a) {
   const struct failover_view *v = &f->view;
-  if (!f->seen || f->promoting || f->stopping || f->st.primary || f->now < f->follow_at) return false;
+  if (f->promoting || f->stopping || f->st.primary || f->now < f->follow_at) return false;
   if (f->state != FO_WAITING && f->state != FO_STANDING) return false;
-  bool leads = v->has_leader && v->leader.node_id != f->opt.node_id && v->leader.epoch;
-  if (f->st.open ? !leads || strcmp(v->leader.address, f->st.following) == 0 : !leads && !v->has_record) return false;
+  bool other = f->seen && v->has_leader && v->leader.node_id != f->opt.node_id, leads = other && v->leader.epoch;
+  if (f->st.open ? !leads || strcmp(v->leader.address, f->st.following) == 0 : !open_as_follower(f, other))
+    return false;
   if (leads) memcpy(a->address, v->leader.address, sizeof a->address);
   a->kind = FO_FOLLOW;
   f->follow_at = f->now + f->opt.renew_ns;

@@ -109,10 +109,18 @@ static bool limited(const struct failover *f, char why[FAILOVER_WHY]) {
   return true;
 }
 
-/* The primary of the record, or one that no record knows of yet, comes back: that is no failover. */
-static bool returns(const struct failover *f) {
+/* Nobody has ever been primary; but for a first start of this node's that was cut off. */
+static bool virgin(const struct failover *f) {
+  const struct failover_record *r = &f->view.record;
+  return !f->view.has_record || (r->epoch == 0 && r->node_id == f->opt.node_id);
+}
+
+/* The last primary comes back, or the first one comes: that is no failover. Not if its data is gone: what it would come
+ * back with is another cluster. */
+bool failover_returns(const struct failover *f) {
   if (f->st.primary) return true;
-  return f->view.has_record ? f->view.record.node_id == f->opt.node_id : f->opt.first;
+  if (virgin(f)) return f->opt.first;
+  return f->view.record.node_id == f->opt.node_id && f->st.has_data;
 }
 
 bool failover_held(const struct failover *f, char why[FAILOVER_WHY]) {
@@ -120,18 +128,18 @@ bool failover_held(const struct failover *f, char why[FAILOVER_WHY]) {
   why[0] = 0;
   if (!f->st.healthy)
     text = "its log or store has failed";
-  else if (!f->st.has_data && !(f->opt.first && !f->view.has_record && !f->st.open))
+  else if (!f->st.has_data && !(f->opt.first && virgin(f) && !f->st.open))
     text = "it has no data";
-  else if (f->opt.priority == 0 && !returns(f))
+  else if (f->opt.priority == 0 && !failover_returns(f))
     text = "its priority is 0";
-  else if (!f->view.has_record && !returns(f))
+  else if (virgin(f) && !failover_returns(f))
     text = "the coordinator has no record of a primary yet: the first one is a dabbawal-primary's";
-  else if (f->view.paused && !returns(f))
+  else if (f->view.paused && !failover_returns(f))
     text = "failover is paused";
-  else if (f->opt.keep && f->st.link_up && !returns(f))
+  else if (f->opt.keep && f->st.link_up && !failover_returns(f))
     text = "its primary still talks to it, and may go on without the coordinator";
   if (text) snprintf(why, FAILOVER_WHY, "%s", text);
-  return text || (!returns(f) && limited(f, why));
+  return text || (!failover_returns(f) && limited(f, why));
 }
 
 void failover_take_view(struct failover *f, const struct failover_view *v, uint64_t sent_ns) {

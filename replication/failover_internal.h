@@ -41,7 +41,7 @@ struct failover {
 
   /* standing */
   bool lost; /* there is no leader, or a dead one */
-  uint64_t lost_ns, published_ns, not_before_ns, took_ns, odd_since_ns;
+  uint64_t lost_ns, published_ns, not_before_ns, took_ns, odd_since_ns, began_ns;
   bool stamp; /* the promotion under way is a failover */
   struct failover_leader before; /* whom it replaces */
   uint64_t before_lsn;
@@ -58,6 +58,7 @@ struct failover {
 
 /* What keeps this node from standing; false: nothing. */
 bool failover_held(const struct failover *, char why[FAILOVER_WHY]);
+bool failover_returns(const struct failover *);
 /* How many living candidates are better; the score's parts as text. `missing`: nodes that have not been seen alive. */
 uint32_t failover_rank(const struct failover *, char score[FAILOVER_WHY], uint32_t *missing);
 /* > 0: a is the better primary. */

@@ -43,18 +43,26 @@ static const char help[] =
     "  follow HOST:PORT PRIMARY|nobody\n"
     "      Lets a node follow another one, by its --listen port. A primary becomes a follower.\n"
     "\n"
+    "  pause|resume --coordinator etcd://HOST:PORT,... --cluster-name NAME\n"
+    "      While paused no node takes over from another by itself. All nodes obey; docs/failover.md.\n"
+    "\n"
+    "  audit verify FILE\n"
+    "      Checks the chain of hashes of DATA/audit.log and shows its last one.\n"
+    "\n"
     "Exit codes\n"
     "  0  done (wal verify: the log is sound)\n"
     "  1  something failed, or some records were not loaded\n"
     "  2  wrong usage\n"
     "  3  another process has the data directory open (wal repair)\n"
-    "  4  the log is corrupt, or of a newer format\n";
+    "  4  the log (or audit log) is corrupt, or of a newer format\n";
 
 int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int (*run)(int, char **);
-  } commands[] = {{"status", cli_status}, {"load", cli_load}, {"checksum", cli_checksum}, {"wal", cli_wal}, {"promote", cli_promote}, {"switchover", cli_switchover}, {"follow", cli_follow}};
+  } commands[] = {{"status", cli_status},         {"load", cli_load},     {"checksum", cli_checksum}, {"wal", cli_wal},
+                  {"promote", cli_promote}, {"switchover", cli_switchover}, {"follow", cli_follow}, {"pause", cli_pause},
+                  {"resume", cli_resume}, {"audit", cli_audit}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;

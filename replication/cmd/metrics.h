@@ -10,6 +10,8 @@
 
 struct node_view {
   dw_status status;
+  bool has_failover; /* there is a coordinator */
+  struct failover_report failover;
   bool has_resp;
   struct resp_metrics resp;
   uint64_t http_requests;

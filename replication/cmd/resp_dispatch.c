@@ -249,6 +249,7 @@ static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_
 enum handled resp_dispatch(struct conn *c, const struct cmd *cmd) {
   const struct cmd_spec *spec = resp_find(cmd->argv[0], cmd->argl[0]);
   enum handled h;
+  c->s->role = engine_role(c->s->e);
   if (!c->inflight) {
     h = run(c, cmd, spec);
   } else if (c->inflight >= CONN_INFLIGHT_MAX || !spec ||

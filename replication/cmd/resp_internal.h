@@ -137,7 +137,8 @@ struct conn_list {
 struct resp_server {
   dw_engine *e;
   struct resp_options opt;
-  dw_role role;
+  dw_role role; /* as of the command that runs; it may change between two */
+  atomic_uint restrict_acks; /* resp_server_restrict */
   uv_loop_t loop;
   uv_tcp_t listener;
   uv_async_t wake;

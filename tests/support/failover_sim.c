@@ -160,9 +160,12 @@ static int promote(struct fsim *s, int me, char *why, size_t cap) {
   struct fsim_node *n = &s->n[me];
   uint64_t epoch = n->epoch;
   uint32_t promises = 0;
-  if (!n->open) { /* the first one opens as primary */
-    n->open = n->primary = true;
-    n->epoch = n->lsn = 1;
+  if (!n->open) { /* opens as primary: the first one, or the last one again; fenced, if it has promised */
+    if (s->acked_lsn && !n->lsn) violated(s, "another cluster begins", me, me);
+    n->open = true;
+    n->epoch++;
+    n->lsn++;
+    n->primary = n->promised <= n->epoch;
     return DW_OK;
   }
   for (int i = 0; i < FSIM_NODES; i++) {
@@ -200,6 +203,12 @@ static void replicate(struct fsim *s, int primary) {
     }
 }
 
+/* Whoever meets a newer epoch is fenced. */
+static void hear(struct fsim *s, int i) {
+  for (int j = 0; j < FSIM_NODES; j++)
+    if (s->n[j].open && connected(s, i, j) && s->n[j].promised > s->n[i].epoch) s->n[i].primary = false;
+}
+
 /* A write at whoever takes one. */
 static void write_somewhere(struct fsim *s) {
   int acking = -1;
@@ -208,6 +217,8 @@ static void write_somewhere(struct fsim *s) {
     if (!n->up || n->stopped || !n->primary || !failover_may_acknowledge(n->f, local(s, n))) continue;
     if (acking >= 0 && !n->opt.keep) violated(s, "two nodes may acknowledge", acking, i);
     acking = i;
+    hear(s, i);
+    if (!n->primary) continue;
     n->lsn++;
     bool enough = followers(s, i) >= s->acks;
     replicate(s, i);
@@ -225,7 +236,7 @@ static void status_of(const struct fsim *s, int i, struct failover_status *st) {
   *st = (struct failover_status){.open = n->open,
                                  .primary = n->primary,
                                  .healthy = n->healthy,
-                                 .has_data = n->open && n->lsn > 0,
+                                 .has_data = n->lsn > 0,
                                  .all_sync = true,
                                  .sync_followers = followers(s, i),
                                  .epoch = n->epoch,
@@ -368,7 +379,7 @@ void fsim_start(struct fsim *s, int i) {
   struct fsim_node *n = &s->n[i];
   n->f = failover_create(&n->opt);
   n->up = true;
-  n->open = !(n->opt.first && n->lsn == 0);
+  n->open = false;
   n->primary = false;
   n->following[0] = 0;
 }

@@ -168,6 +168,25 @@ START_TEST(candidates_are_compared_by_position_then_priority_region_lag) {
 }
 END_TEST
 
+START_TEST(the_lease_of_another_is_taken_only_if_it_has_not_renewed_since) {
+  view.has_leader = view.has_record = true;
+  view.record = (struct failover_record){.node_id = 2, .epoch = 1, .revision = 40};
+  view.leader =
+      (struct failover_leader){.node_id = 2, .lease = 5, .epoch = 1, .revision = 41, .address = "10.0.0.2:7400"};
+  view.member_count = 1;
+  view.members[0] = (struct failover_member){.node_id = 2, .revision = 42, .healthy = true, .has_data = true};
+  strcpy(st.following, "10.0.0.2:7400");
+  ck_assert(until(FO_PROBE)); /* answered by until() with: refused */
+  ck_assert_uint_ge(now, 1000 * FSIM_MS + 1500 * FSIM_MS);
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = true, .why = ""});
+  ck_assert(until(FO_TAKE));
+  ck_assert_int_eq(act.expect.leader_revision, 41);
+  ck_assert_int_eq(act.expect.record_revision, 40);
+  ck_assert_uint_eq(act.expect.member_id, 2);
+  ck_assert_int_eq(act.expect.member_revision, 42);
+}
+END_TEST
+
 /* ---- three nodes ------------------------------------------------------------------------------------- */
 
 START_TEST(the_first_primary_takes_the_lease_at_once_and_others_follow) {
@@ -194,7 +213,57 @@ START_TEST(followers_without_a_record_or_without_data_never_stand) {
   s.kv.record = (struct failover_record){.node_id = 9, .revision = ++s.revision};
   s.n[1].lsn = 0;
   fsim_run(&s, 30000);
-  ck_assert_uint_eq(s.n[1].promotions, 0);
+  ck_assert(!strstr(s.n[1].events, "lease-taken"));
+  ck_assert(strstr(s.n[1].events, "held-back") != NULL);
+}
+END_TEST
+
+START_TEST(what_was_received_since_the_last_publication_counts) {
+  start_all();
+  fsim_run(&s, 1000);
+  fsim_kill(&s, 0);
+  s.n[2].lsn += 100;
+  while (fsim_leader(&s) < 0 && ms() < 20000) fsim_run(&s, 10);
+  ck_assert_int_eq(fsim_leader(&s), 2);
+  ck_assert(!strstr(s.n[1].events, "lease-taken"));
+  sound();
+}
+END_TEST
+
+START_TEST(who_can_not_lead_is_not_waited_for) {
+  s.n[1].opt.priority = 200;
+  start_all();
+  s.n[1].healthy = false;
+  fsim_run(&s, 1000);
+  fsim_kill(&s, 0);
+  ck_assert(fsim_run_until_acks(&s, 1, 3000));
+  ck_assert_int_eq(fsim_leader(&s), 2);
+}
+END_TEST
+
+START_TEST(keep_is_not_for_a_primary_that_was_replaced) {
+  for (int i = 0; i < FSIM_NODES; i++) s.n[i].opt.keep = true;
+  start_all();
+  s.kv.leader.node_id = 2; /* somebody took the lease */
+  s.kv.leader.lease = 999;
+  s.kv.leader.revision = ++s.revision;
+  fsim_run(&s, 1000);
+  ck_assert(strstr(s.n[0].events, "stepped-down") != NULL);
+  ck_assert(!s.n[0].primary);
+}
+END_TEST
+
+START_TEST(keep_ends_where_somebody_was_promoted_meanwhile) {
+  for (int i = 0; i < FSIM_NODES; i++) s.n[i].opt.keep = true;
+  start_all();
+  s.coordinator_down = true;
+  fsim_run(&s, 8000);
+  ck_assert(strstr(s.n[0].events, "kept") != NULL);
+  s.kv.record.node_id = 2; /* and has lost the lease again */
+  s.kv.record.revision = ++s.revision;
+  s.coordinator_down = false;
+  fsim_run(&s, 1500);
+  ck_assert(strstr(s.n[0].events, "kept stepped-down") != NULL);
 }
 END_TEST
 
@@ -452,7 +521,7 @@ END_TEST
 START_TEST(a_promotion_that_is_refused_lets_the_next_one_try) {
   start_all();
   fsim_kill(&s, 0);
-  fsim_run(&s, 1700);
+  fsim_run(&s, 1000);
   s.n[1].cut_nodes = s.n[2].cut_nodes = true; /* no promises */
   fsim_run(&s, 8000);
   ck_assert_int_eq(fsim_leader(&s), -1);
@@ -577,6 +646,7 @@ int main(void) {
   tcase_add_test(t, no_request_lasts_beyond_the_deadline);
   tcase_add_test(t, the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_it);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
+  tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
   suite_add_tcase(suite, t);
   t = tcase_create("cluster");
   tcase_add_checked_fixture(t, setup, teardown);
@@ -603,6 +673,10 @@ int main(void) {
   tcase_add_test(t, a_promotion_that_is_refused_lets_the_next_one_try);
   tcase_add_test(t, a_promotion_by_hand_ends_with_the_lease_at_the_new_primary);
   tcase_add_test(t, a_coordinator_that_was_wiped_gets_the_primary_back);
+  tcase_add_test(t, what_was_received_since_the_last_publication_counts);
+  tcase_add_test(t, who_can_not_lead_is_not_waited_for);
+  tcase_add_test(t, keep_is_not_for_a_primary_that_was_replaced);
+  tcase_add_test(t, keep_ends_where_somebody_was_promoted_meanwhile);
   suite_add_tcase(suite, t);
   t = tcase_create("trouble");
   tcase_set_timeout(t, 120);
