@@ -67,7 +67,8 @@ static void audit(struct failover *f, const char *event, uint64_t since_ns, cons
 static void held_back(struct failover *f, const char *why) {
   if (strcmp(f->held, why) == 0) return;
   snprintf(f->held, sizeof f->held, "%s", why);
-  if (why[0]) audit(f, "held-back", f->lost_ns, "there is no primary, and this node does not stand: %s", why);
+  if (why[0] && f->view.has_record)
+    audit(f, "held-back", f->lost_ns, "there is no primary, and this node does not stand: %s", why);
 }
 
 /* ---- stepping down ------------------------------------------------------------------------------------ */
@@ -227,6 +228,10 @@ void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const 
   if (!f->began_ns) f->began_ns = now_ns;
   if (f->stopping || f->state == FO_STOPPED) return;
   if (f->state == FO_LEADING || f->state == FO_KEPT) watch_leading(f);
+  if (f->say_promoted && f->state == FO_LEADING)
+    audit(f, "promoted", f->lost_ns, "%s; %.150s",
+          f->stamp ? "failover" : "return of the last primary, or the first one", f->score);
+  f->say_promoted = false;
   if (f->state == FO_PROMOTING && !f->promoting && !f->want_promote) { /* primary already: it only lacked the lease */
     f->state = FO_LEADING;
     f->want_record = true;
@@ -354,8 +359,7 @@ void failover_promoted(struct failover *f, uint64_t now_ns, int rc, const char *
     f->state = FO_LEADING;
     f->want_record = true;
     f->failovers += f->stamp;
-    audit(f, "promoted", f->lost_ns, "%s; %.150s",
-          f->stamp ? "failover" : "return of the last primary, or the first one", f->score);
+    f->say_promoted = true; /* with the epoch, which the next status tells */
     return;
   }
   audit(f, "promotion-failed", f->took_ns, "%.200s", why);

@@ -48,7 +48,7 @@ struct failover {
   uint64_t term;
 
   /* to be done */
-  bool want_demote, want_resign, want_promote, promoting, want_record, stopping;
+  bool want_demote, want_resign, want_promote, promoting, want_record, stopping, say_promoted;
   bool restricted, want_restricted;
   struct failover_audit audits[AUDITS_MAX];
   unsigned audit_count;
