@@ -466,13 +466,12 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
 }
 
 void config_free(struct config *c) {
-  char **failover[] = {&c->preferred_region, &c->client_address,
-                       &c->cluster_name, &c->coordinator,      &c->advertise};
+  char **failover[] = {&c->preferred_region, &c->client_address, &c->cluster_name, &c->coordinator, &c->advertise};
   for (size_t i = 0; i < sizeof failover / sizeof *failover; i++) {
     free(*failover[i]);
     *failover[i] = NULL;
   }
-  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->peers, &c->region,
+  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->peers,   &c->region,
                       &c->resp, &c->http,   &c->file,    &c->log_file,    &c->pid_file};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     free(*strings[i]);

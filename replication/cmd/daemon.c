@@ -214,6 +214,7 @@ static int await_role(struct daemon *d) {
               d->c.cluster_name);
   if (!failover_run_role(d->failover, asked_to_stop, d, &d->c.engine.role, d->follow))
     return EXIT_RUNTIME; /* not ready yet */
+  d->c.engine.stay_follower = 1;
   d->c.engine.primary = d->c.engine.role == DW_FOLLOWER && d->follow[0] ? d->follow : NULL;
   return EXIT_OK;
 }

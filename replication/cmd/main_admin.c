@@ -34,7 +34,8 @@ static const char help[] =
     "      Nodes do this by themselves: a follower from its primary, any node from --repair-from.\n"
     "\n"
     "  promote HOST:PORT [--force] [--max-lag MS] [--timeout MS]\n"
-    "      Makes a follower (its --resp port) the primary, once enough nodes have promised to follow no older one, and\n"
+    "      Makes a follower (its --resp port) the primary, once enough nodes have promised to follow no older one, "
+    "and\n"
     "      none of them has more. --force: without either; acknowledged writes may be lost.\n"
     "\n"
     "  switchover FROM TO [--timeout MS]\n"
@@ -60,9 +61,10 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int (*run)(int, char **);
-  } commands[] = {{"status", cli_status},         {"load", cli_load},     {"checksum", cli_checksum}, {"wal", cli_wal},
-                  {"promote", cli_promote}, {"switchover", cli_switchover}, {"follow", cli_follow}, {"pause", cli_pause},
-                  {"resume", cli_resume}, {"audit", cli_audit}};
+  } commands[] = {{"status", cli_status}, {"load", cli_load},       {"checksum", cli_checksum},
+                  {"wal", cli_wal},       {"promote", cli_promote}, {"switchover", cli_switchover},
+                  {"follow", cli_follow}, {"pause", cli_pause},     {"resume", cli_resume},
+                  {"audit", cli_audit}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;
