@@ -24,13 +24,19 @@ static int order(uint64_t a, uint64_t b) {
   return a < b ? -1 : a > b;
 }
 
+/* Lags are published at different moments, and grow while there is no primary: finer classes would let two nodes each
+ * take the other for the better one. */
+static uint64_t lag_class(uint64_t lag_ms) {
+  return lag_ms < 10000 ? 0 : lag_ms < 60000 ? 1 : lag_ms < UINT64_MAX ? 2 : 3;
+}
+
 int failover_compare(const struct failover_options *o, const struct failover_member *a,
                      const struct failover_member *b) {
   int by = order(a->epoch, b->epoch);
   if (!by) by = order(a->durable_lsn, b->durable_lsn);
   if (!by) by = order(a->priority, b->priority);
   if (!by) by = order(member_preferred(o, a), member_preferred(o, b));
-  if (!by) by = order(b->lag_ms, a->lag_ms);
+  if (!by) by = order(lag_class(b->lag_ms), lag_class(a->lag_ms));
   return by ? by : order(b->node_id, a->node_id);
 }
 

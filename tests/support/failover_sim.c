@@ -241,7 +241,8 @@ static void status_of(const struct fsim *s, int i, struct failover_status *st) {
                                  .sync_followers = followers(s, i),
                                  .epoch = n->epoch,
                                  .durable_lsn = n->lsn,
-                                 .lag_ms = 0};
+                                 /* told at different moments, and growing while nobody acknowledges */
+                                 .lag_ms = n->primary ? 0 : (s->now_ns - s->last_ack_ns) / FSIM_MS};
   for (int j = 0; j < FSIM_NODES; j++) st->link_up |= follows(s, i, j);
   memcpy(st->following, n->following, sizeof st->following);
 }

@@ -155,7 +155,9 @@ START_TEST(candidates_are_compared_by_position_then_priority_region_lag) {
                          b = a;
   b.node_id = 2;
   ck_assert_int_gt(failover_compare(&o, &a, &b), 0); /* all the same: the lower id */
-  b.lag_ms = 4;
+  a.lag_ms = 9999;
+  ck_assert_int_gt(failover_compare(&o, &a, &b), 0); /* nearly the same */
+  a.lag_ms = 10000;
   ck_assert_int_lt(failover_compare(&o, &a, &b), 0);
   strcpy(b.region, "away");
   ck_assert_int_gt(failover_compare(&o, &a, &b), 0);
