@@ -64,6 +64,7 @@ struct writer {
 };
 static struct writer writers[WRITERS];
 static atomic_bool over;
+static atomic_uint_fast64_t last_hurt_us; /* the last one at `hurt` */
 static atomic_uint_fast64_t first_ack_us; /* elsewhere than at `hurt`, since it was set to 0 */
 static atomic_int hurt = -1, hung = -1;   /* hung: its connections get no answer */
 static atomic_ulong acks;
@@ -88,7 +89,10 @@ static void *write_main(void *arg) {
       w->acked[w->tried++] = 1;
       atomic_fetch_add(&acks, 1);
       uint64_t none = 0;
-      if (w->at != atomic_load(&hurt)) atomic_compare_exchange_strong(&first_ack_us, &none, now_us());
+      if (w->at == atomic_load(&hurt))
+        atomic_store(&last_hurt_us, now_us());
+      else
+        atomic_compare_exchange_strong(&first_ack_us, &none, now_us());
       continue;
     }
     if (ok && reply[0] == '-' && strncmp(reply, "-READONLY", 9) != 0) w->tried++; /* perhaps done: never asked again */
@@ -235,6 +239,12 @@ static uint64_t run_round(const char *kind, int number) {
   AWAIT("the new primary", (now = leader()) >= 0 && now != old);
   noticed = audit_time(now, "lease-taken", &took) - took - wall;
   promoted = audit_time(now, "promoted", &took) - wall;
+  if (strcmp(kind, "kill") != 0) { /* it had its whole lease, and none of it when the other one began */
+    uint64_t last = atomic_load(&last_hurt_us), elsewhere = atomic_load(&first_ack_us);
+    ck_assert_msg(noticed >= 4000, "%s: the lease was taken after %llu ms", kind, (unsigned long long)noticed);
+    ck_assert_msg(last < began + 4500000 && last < elsewhere, "%s: the old primary acknowledged for %llu ms", kind,
+                  (unsigned long long)((last - began) / 1000));
+  }
   uint64_t healing = now_us();
   heal(kind, old);
   AWAIT("the old primary to follow", all_follow(leader()));
