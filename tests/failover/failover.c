@@ -129,13 +129,17 @@ static int leader(void) {
   return -1;
 }
 
-static void give_up(const char *what) {
-  fprintf(stderr, "failover: waited in vain: %s; see %s\n", what, dir);
+/* However this program ends. */
+static void end_children(void) {
   for (int i = 0; i < NODES; i++) {
     if (node[i].pid > 0) kill(node[i].pid, SIGCONT);
     daemon_kill9(&node[i]);
   }
   etcd_kill9(&etcd);
+}
+
+static void give_up(const char *what) {
+  fprintf(stderr, "failover: waited in vain: %s; see %s\n", what, dir);
   exit(1);
 }
 
@@ -406,6 +410,7 @@ int main(int argc, char **argv) {
     else
       return fprintf(stderr, "usage: dw_failover [--rounds kill|cut|stop|lose|pause,...] [--acks N] [--keep]\n"), 2;
   }
+  atexit(end_children);
   setenv("CK_FORK", "no", 1);
   Suite *s = suite_create("failover");
   TCase *t = tcase_create("failover");
