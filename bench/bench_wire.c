@@ -1,9 +1,10 @@
 /* How many bytes go over the wire and to the disk for one logical byte (keys and values)?
  *
- * On live traffic: small groups from one client that waits, from eight, and big ones from a thread with 1,000 commits
- * in flight, because what a group is compresses as a whole. Wire bytes are all that the primary sent to one follower:
- * frames, commit positions, heartbeats. (A follower that catches up gets the very same blocks.) Disk bytes are those of
- * the log. The baselines are the RocksDB tailer's bytes, and RocksDB's WAL with its own zstd compression on.
+ * On live traffic: small groups from one client that waits, from 8 and 32, and big ones from a thread with 1,000
+ * commits in flight, because what goes together compresses as a whole; from clients that wait for the follower's disk,
+ * so that hardly anything goes together; and what a follower gets that was away. Wire bytes are all that the primary
+ * sent to one follower: frames, commit positions, heartbeats. Disk bytes are those of the log. The baselines are the
+ * RocksDB tailer's bytes, and RocksDB's WAL with its own zstd compression on.
  */
 #include <stdio.h>
 
@@ -14,10 +15,13 @@
 struct setting {
   enum record_kind kind;
   int threads; /* 0: 1,000 in flight */
+  bool sync;   /* the clients wait for the follower's disk */
+  bool away;   /* the follower comes when everything is written */
 };
 
 static void run(const struct setting *s, dw_engine *e, struct load_result *r) {
   struct engine_put put = {e, {.mode = DW_ASYNC, .durability = DW_DURABILITY_OS}};
+  if (s->sync) put.options = (dw_write_options){.mode = DW_SYNC, .acks = 1, .durability = DW_DURABILITY_DISK};
   if (s->threads)
     load_threads(s->threads, bench.seconds, s->kind, put_engine, &put, r);
   else
@@ -25,12 +29,18 @@ static void run(const struct setting *s, dw_engine *e, struct load_result *r) {
 }
 
 static void wire_ours(const void *arg, struct measured *m) {
+  const struct setting *s = arg;
   static struct cluster c;
   struct load_result r;
   dw_status st;
   cluster_open(&c, 1, NULL);
   uint64_t before = cluster_sent_bytes(c.primary);
-  run(arg, c.primary, &r);
+  if (s->away) cluster_stop_follower(&c, 0);
+  run(s, c.primary, &r);
+  if (s->away) {
+    cluster_start_follower(&c, 0);
+    before = 0; /* counted anew with the connection */
+  }
   cluster_await(c.primary, 1, cluster_written(c.primary), true);
   uint64_t sent = cluster_sent_bytes(c.primary) - before;
   dw_status_get(c.primary, &st);
@@ -94,7 +104,14 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int threads;
-  } loads[] = {{"1 client", 1}, {"8 clients", 8}, {"1,000 in flight", 0}};
+  } loads[] = {{"1 client", 1}, {"8 clients", 8}, {"32 clients", 32}, {"1,000 in flight", 0}};
+  static const struct {
+    const char *name;
+    struct setting s;
+  } more[] = {{"1 client, sync", {.threads = 1, .sync = true}},
+              {"8 clients, sync", {.threads = 8, .sync = true}},
+              {"32 clients, sync", {.threads = 32, .sync = true}},
+              {"8 clients, caught up later", {.threads = 8, .away = true}}};
   for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
     if (kinds[k].kind == RECORD_DEBIAN && !debian_load()) {
       fprintf(stderr, "bench_wire: no package index on this machine (apt-get update): left out\n");
@@ -102,7 +119,7 @@ int main(int argc, char **argv) {
     }
     char name[64];
     for (size_t l = 0; l < sizeof loads / sizeof *loads; l++) {
-      const struct setting s = {kinds[k].kind, loads[l].threads};
+      const struct setting s = {.kind = kinds[k].kind, .threads = loads[l].threads};
       snprintf(name, sizeof name, "wire, %s, %s", kinds[k].name, loads[l].name);
       bench_compare(&(struct bench_case){.line = kinds[k].reach > 0 ? "k" : "",
                                          .name = name,
@@ -113,7 +130,19 @@ int main(int argc, char **argv) {
                                          .reach_value = true,
                                          .at_most = true});
     }
-    const struct setting s = {kinds[k].kind, 8};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+      struct setting s = more[i].s;
+      s.kind = kinds[k].kind;
+      snprintf(name, sizeof name, "wire, %s, %s", kinds[k].name, more[i].name);
+      bench_compare(&(struct bench_case){.line = kinds[k].reach > 0 ? "k" : "",
+                                         .name = name,
+                                         .unit = "bytes per logical byte",
+                                         .ours = {"dabbawal", wire_ours, &s},
+                                         .reach = kinds[k].reach,
+                                         .reach_value = true,
+                                         .at_most = true});
+    }
+    const struct setting s = {.kind = kinds[k].kind, .threads = 8};
     snprintf(name, sizeof name, "disk, %s, 8 clients", kinds[k].name);
     bench_compare(&(struct bench_case){.line = "",
                                        .name = name,

@@ -15,6 +15,7 @@ usage: ./dw bench [options]
   --rounds N           pairs of which medians are shown (1; --long: 5)
   --long               the sizes that the goals name: about an hour; wants a quiet machine
   --compare LIST       besides, these servers on the same workload, if installed: redis,postgres
+  --plots LIST         none of the above: the plots of docs/performance.md: followers,value,backlog; ten minutes
   --bin DIR            where the programs are (build/release)
   --out DIR            where the report goes (bench)
 
@@ -23,10 +24,10 @@ One program by hand: build/release/bench_commit --help
 TEXT
 }
 
-only="" seconds="" rounds="" long=0 compare="" bin=build/release out=bench
+only="" seconds="" rounds="" long=0 compare="" plots="" bin=build/release out=bench
 while [ $# -gt 0 ]; do
   case $1 in
-  --only | --seconds | --rounds | --compare | --bin | --out)
+  --only | --seconds | --rounds | --compare | --plots | --bin | --out)
     [ $# -gt 1 ] || { echo "bench: $1 needs a value" >&2; exit 2; }
     printf -v "${1#--}" '%s' "$2"
     shift
@@ -52,6 +53,11 @@ fi
 for tool in jq gnuplot; do
   command -v $tool >/dev/null || { echo "bench: $tool is missing: ./dw setup" >&2; exit 1; }
 done
+
+if [ -n "$plots" ]; then
+  [ "$out" != bench ] || out=docs/performance
+  exec bash bench/plots.sh --bin "$bin" --out "$out" --seconds "${seconds}" --rounds "$rounds" --plots "$plots"
+fi
 
 # What --long adds: sizes as in the goals.
 long_flags() {

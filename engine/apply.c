@@ -4,6 +4,8 @@
  * cursor that stands at the applied boundary (from the log's tail cache in memory when they are fresh, from segment
  * files otherwise), checks their grammar, and hands bodies and marker to the store in one atomic write. So after any
  * crash the store's marker says exactly where to go on.
+ *
+ * Replay at open has two threads: one reads, decompresses and checks the next batch while the other writes one.
  */
 #include "engine/internal.h"
 
@@ -38,7 +40,8 @@ static int grow(void **p, size_t *cap, size_t need, size_t size) {
   return DW_OK;
 }
 
-static void batch_free(struct apply_batch *b) {
+/* What only the store write needed; the epochs and the counts stay. */
+static void batch_drop_blocks(struct apply_batch *b) {
   for (size_t i = 0; i < b->n; i++) {
     wal_block_unref(b->blocks[i]);
     buf_free(&b->scratch[i]);
@@ -46,6 +49,10 @@ static void batch_free(struct apply_batch *b) {
   free(b->blocks);
   free(b->scratch);
   free(b->bodies);
+}
+
+static void batch_free(struct apply_batch *b) {
+  batch_drop_blocks(b);
   free(b->epochs);
 }
 
@@ -95,15 +102,16 @@ static int batch_add(struct apply_batch *b, struct wal_block *block) {
   return DW_OK;
 }
 
-static int batch_collect(dw_engine *e, struct apply_batch *b, dw_lsn limit) {
-  while (b->raw_bytes < APPLY_MAX_BYTES) {
+/* Up to about `max` bytes of what follows on `from` in the log. */
+static int batch_collect(dw_engine *e, struct apply_batch *b, const struct wal_pos *from, dw_lsn limit, size_t max) {
+  while (b->raw_bytes < max) {
     struct wal_block *block;
     int rc = wal_cursor_next(e->apply_cursor, limit, &block);
     if (rc == DW_NOT_FOUND || (rc && b->n))
       return DW_OK; /* an error behind good blocks is met again by the next read */
     if (rc) return rc;
     /* The cursor has verified it; that nothing is ever left out is worth a second look. */
-    const struct wal_pos *at = b->n ? &b->end : &e->applied;
+    const struct wal_pos *at = b->n ? &b->end : from;
     if (block->h.first_lsn != at->lsn + 1 || !block_chain_ok(block->bytes, &at->chain)) {
       rc = dw_fail(DW_CORRUPT, "block of LSN %llu does not continue what is applied, LSN %llu",
                    (unsigned long long)block->h.first_lsn, (unsigned long long)at->lsn);
@@ -163,7 +171,7 @@ static int reserve_epochs(dw_engine *e, const struct apply_batch *b) {
 static void apply_once(dw_engine *e, dw_lsn limit, struct apply_result *out) {
   *out = (struct apply_result){0};
   if (!e->apply_cursor) out->rc = cursor_reset(e);
-  if (out->rc == DW_OK) out->rc = batch_collect(e, &out->batch, limit);
+  if (out->rc == DW_OK) out->rc = batch_collect(e, &out->batch, &e->applied, limit, APPLY_MAX_BYTES);
   if (out->rc == DW_OK) out->rc = reserve_epochs(e, &out->batch);
   if (out->rc == DW_OK && out->batch.n) {
     out->rc = batch_write(e->store->store, &out->batch);
@@ -194,6 +202,15 @@ void apply_works(dw_engine *e) {
   if (!e->failed_rc) e->failed[0] = '\0';
 }
 
+void apply_refused(dw_engine *e, int rc) {
+  bool first = !e->store_error_rc;
+  e->store_error_rc = rc;
+  if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
+  if (first)
+    engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
+               (unsigned long long)e->applied.lsn + 1, e->failed);
+}
+
 void apply_step(dw_engine *e, struct request_list *done) {
   assert(!e->apply_busy);
   e->apply_busy = true;
@@ -204,6 +221,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
 
   struct apply_result result;
   apply_once(e, limit, &result);
+  batch_drop_blocks(&result.batch);
 
   pthread_mutex_lock(&e->mu);
   e->apply_busy = false;
@@ -216,12 +234,7 @@ void apply_step(dw_engine *e, struct request_list *done) {
   } else if (result.rc && result.again) {
     /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before
      * they are logged, the health tick tries again. */
-    bool first = !e->store_error_rc;
-    e->store_error_rc = result.rc;
-    if (!e->failed_rc) dw_error_copy(e->failed, sizeof e->failed);
-    if (first)
-      engine_log(e, DW_LOG_ERROR, "applying stopped before LSN %llu, will be tried again: %s",
-                 (unsigned long long)e->applied.lsn + 1, e->failed);
+    apply_refused(e, result.rc);
   } else if (result.repairable) {
     dw_error_copy(e->failed, sizeof e->failed);
     engine_log(e, DW_LOG_ERROR, "the log is damaged at LSN %llu, applying waits for its repair: %s",
@@ -232,18 +245,69 @@ void apply_step(dw_engine *e, struct request_list *done) {
     engine_stop(e, result.rc, done);
   }
   pipeline_moved(e); /* readers, and whoever waits for the role */
-  pthread_mutex_unlock(&e->mu);
-  batch_free(&result.batch);
-  pthread_mutex_lock(&e->mu);
+  free(result.batch.epochs);
+}
+
+/* ---- replay at open -------------------------------------------------------------------------- */
+
+/* The next batch, read by a thread of its own. */
+struct replay_read {
+  dw_engine *e;
+  dw_lsn limit;
+  struct wal_pos from;
+  struct apply_batch batch;
+  int rc;
+  char why[400];
+  pthread_t thread;
+  bool started;
+};
+
+static void *replay_read(void *arg) {
+  struct replay_read *r = arg;
+  r->rc = batch_collect(r->e, &r->batch, &r->from, r->limit, REPLAY_MAX_BYTES);
+  if (r->rc) dw_error_copy(r->why, sizeof r->why); /* messages are a thread's own */
+  return NULL;
+}
+
+static void replay_read_start(struct replay_read *r, const struct wal_pos *from) {
+  r->from = *from;
+  r->batch = (struct apply_batch){0};
+  r->started = r->e->threads && pthread_create(&r->thread, NULL, replay_read, r) == 0;
+}
+
+/* wanted: false if what it reads is of no use any more. */
+static void replay_read_end(struct replay_read *r, bool wanted) {
+  if (r->started)
+    pthread_join(r->thread, NULL);
+  else if (wanted)
+    replay_read(r);
+}
+
+static int replay_write(dw_engine *e, const struct apply_batch *b) {
+  int rc = reserve_epochs(e, b);
+  if (rc == DW_OK) rc = batch_write(e->store->store, b);
+  if (rc == DW_OK) apply_took(e, b);
+  return rc;
 }
 
 int apply_until(dw_engine *e, dw_lsn limit) {
-  for (;;) {
-    struct apply_result result;
-    apply_once(e, limit, &result);
-    bool end = result.rc || result.batch.n == 0;
-    if (!end) apply_took(e, &result.batch);
-    batch_free(&result.batch);
-    if (end) return result.rc;
+  struct replay_read r = {.e = e, .limit = limit};
+  int rc = e->apply_cursor ? DW_OK : cursor_reset(e);
+  if (rc) return rc;
+  replay_read_start(&r, &e->applied);
+  replay_read_end(&r, true);
+  while (rc == DW_OK && r.rc == DW_OK && r.batch.n) {
+    struct apply_batch batch = r.batch;
+    replay_read_start(&r, &batch.end);
+    rc = replay_write(e, &batch);
+    batch_free(&batch);
+    replay_read_end(&r, rc == DW_OK);
   }
+  batch_free(&r.batch);
+  if (rc == DW_OK && r.rc == DW_OK) return DW_OK;
+  /* The cursor stands behind what was not written. Closing it may overwrite this thread's message. */
+  if (rc) dw_error_copy(r.why, sizeof r.why);
+  wal_cursor_close(e->apply_cursor);
+  e->apply_cursor = NULL;
+  return dw_fail(rc ? rc : r.rc, "%s", r.why);
 }

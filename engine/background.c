@@ -185,6 +185,31 @@ static void flush_store(dw_engine *e, struct store *store) {
   e->flush_failed = true;
 }
 
+/* After a background error of the store: does it take writes? Nobody would learn that it does not before the next one,
+ * and until then this node looks well and gives no follower a checkpoint. So one is tried that changes nothing: the
+ * marker once more, by whoever holds the apply role, us. Where commits wait to be applied the applier finds out by
+ * itself. mu held; dropped and retaken. */
+static void try_store(dw_engine *e, struct store *store, const struct store_health *health) {
+  if (health->background_errors <= e->errors_outlived || health->write_stopped || !e->wal || e->apply_busy ||
+      e->failed_rc || e->applied.lsn < e->gate.commit)
+    return;
+  e->apply_busy = true;
+  pthread_mutex_unlock(&e->mu);
+  struct wal_pos at;
+  int rc = store->ops->marker(store, false, &at);
+  if (rc == DW_OK) rc = store->ops->write(store, NULL, 0, NULL, 0, &at);
+  pthread_mutex_lock(&e->mu);
+  e->apply_busy = false;
+  if (rc == DW_OK) {
+    e->errors_outlived = health->background_errors;
+    apply_works(e);
+  } else {
+    apply_refused(e, rc);
+  }
+  pipeline_kick(e);
+  pipeline_moved(e);
+}
+
 static void poll_store(dw_engine *e) {
   struct store_ref *ref = store_ref_get(e);
   struct store_health health = {0};
@@ -203,6 +228,7 @@ static void poll_store(dw_engine *e) {
     e->store_retry = true;
     pipeline_kick(e);
   }
+  try_store(e, ref->store, &health);
   uint64_t unpersisted = 0;
   pthread_mutex_unlock(&e->mu);
   if (e->wal && rc == DW_OK) {

@@ -239,6 +239,7 @@ typedef struct {
   uint64_t approximate_keys;
   int write_stalled;          /* the store holds writes back */
   int failed;                 /* the log or the store stopped after an error: see error */
+  int stopping;               /* dw_stop was called: no write is taken any more */
   dw_peer_state primary_state; /* follower: the link to the primary */
   char primary[DW_ADDRESS_BYTES];
   uint64_t primary_node;                 /* who writes, as far as this node knows (itself, if it does); 0: unknown */

@@ -21,15 +21,15 @@
 #include "wal/wal.h"
 
 struct replication_ops {
-  void (*log_grew)(void *ctx);      /* blocks were appended (already readable through a cursor) */
-  void (*commit_moved)(void *ctx);  /* commit_lsn rose */
+  /* Blocks were appended (already readable through a cursor). awaited: somebody waits for followers to have them. */
+  void (*log_grew)(void *ctx, bool awaited);
+  void (*commit_moved)(void *ctx, bool awaited); /* commit_lsn rose; awaited: over a block that was */
   void (*applied_moved)(void *ctx); /* applied LSN rose */
-  /* Follower: age of the data in ns at monotonic time now; UINT64_MAX: unknown. */
-  uint64_t (*staleness_ns)(void *ctx, uint64_t now_ns);
   /* Follower: asks the primary for its commit_lsn, waits for the answer. DW_OK or DW_STALE. */
   int (*strong_point)(void *ctx, uint32_t wait_ms, dw_lsn *lsn);
   void (*stopping)(void *ctx); /* dw_stop: strong_point is to end its waiting. NULL: nothing waits there */
-  /* Fills followers[], members[] and their counts, primary_node, primary_client, primary_state, primary, listen_port, bootstraps, staleness_ms. */
+  /* Fills followers[], members[] and their counts, primary_node, primary_client, primary_state, primary, listen_port,
+   * bootstraps. */
   void (*status)(void *ctx, dw_status *);
 };
 
@@ -74,6 +74,7 @@ struct engine_positions {
                              the end of the log that was found: what a strong read must wait for */
   struct wal_pos oldest;  /* boundary before the first block held */
   uint64_t epoch;
+  uint64_t staleness_ms;  /* age of the data; 0 on a primary, UINT64_MAX: unknown */
   bool fenced;            /* a primary that has stopped acknowledging: it confirms nothing any more */
   uint64_t end_bytes;     /* logical size of the log, for lag in bytes */
 };
@@ -166,8 +167,10 @@ void engine_replica_commit(dw_engine *, dw_lsn commit_lsn);
 /* Drops the log's tail beyond pos. DW_DIVERGED if that reaches below what is applied, DW_NOT_FOUND if pos is
  * not a boundary of this log. */
 int engine_replica_truncate(dw_engine *, const struct wal_pos *pos);
-/* The data got fresher or the link changed: waiting bounded reads look again. */
-void engine_freshness_changed(dw_engine *);
+/* What reads see now, or later, holds everything that the primary had committed at this monotonic time (UINT64_MAX:
+ * unknown): waiting bounded reads look again. Call it after what makes it true is applied; again when the link changed.
+ * Detaching the hooks makes it unknown. */
+void engine_fresh_as_of(dw_engine *, uint64_t mono_ns);
 
 /* Bootstrap: files are put into DIR/incoming (engine_incoming gives the path; made if missing; survives
  * restarts for resumption), then engine_install checks that the store in DIR/incoming/store opens and that its marker equals

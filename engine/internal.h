@@ -9,7 +9,7 @@
  *   pipeline.c   answers the requests that are done                         |
  *   background.c threads for what no writer does: async requests, time-outs, background sync, trimming
  *   scrub_run.c  a thread that reads old segments and repairs them from peers
- *   read.c       readers: store_ref under a read lock, consistency waits on `mu`
+ *   read.c       readers: no lock if nothing has to be waited for, else they wait on `mu`
  *   replica.c    a follower's log, fed by replication
  *   role.c       promises, fencing, promotion and demotion in place
  *
@@ -25,6 +25,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/engine.h"
+#include "engine/group_hold.h"
 #include "engine/identity.h"
 #include "engine/repair.h"
 #include "engine/scrub.h"
@@ -41,6 +42,17 @@ struct store_ref {
 struct store_ref *store_ref_create(struct env *, struct store *); /* NULL: no memory; takes the store */
 struct store_ref *store_ref_get(dw_engine *);                     /* the current one, referenced */
 void store_ref_put(struct store_ref *);
+/* The current store, which stays until store_leave(same ticket); without a lock or a counter that readers share. */
+struct store *store_enter(dw_engine *, unsigned *ticket);
+void store_leave(dw_engine *, unsigned ticket);
+/* Puts another in its place once nobody is inside the old one, and returns that. */
+struct store_ref *store_replace(dw_engine *, struct store_ref *);
+
+#define READER_SLOTS 32u
+struct reader_slot {
+  atomic_uint_fast64_t inside;
+  char pad[56]; /* no two in one cache line */
+};
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
@@ -61,12 +73,16 @@ struct write_request {
   char error[160];
   dw_commit_fn fn; /* NULL: synchronous */
   void *arg;
-  atomic_uint signal; /* synchronous only */
+  atomic_uint signal; /* synchronous only, as the next two */
+  atomic_uint *bell;  /* the engine's: where this writer sleeps, with the others of its group */
+  uint32_t bell_bit;
 };
 
 /* request_wait.c: how a synchronous writer sleeps and is woken. Nobody may touch a request after SIGNAL_DONE. */
 enum request_signal { SIGNAL_NONE, SIGNAL_LOOK, SIGNAL_DONE, SIGNAL_ASLEEP };
-void request_signal(struct write_request *, enum request_signal); /* LOOK: with mu held; DONE: without */
+struct request_list;
+void request_look(struct write_request *);     /* a role may be free; mu held */
+void requests_done(struct request_list *done); /* they are answered; without mu. Empties the list */
 /* Without mu: returns when signalled or at the deadline. True: the request is answered, `mu` is not needed. */
 bool request_wait(struct write_request *, bool soon, uint64_t deadline_ns);
 bool request_done(struct write_request *);
@@ -99,6 +115,7 @@ struct epoch_list {
   size_t count, cap;
 };
 #define LAG_SAMPLES 512u
+#define BELLS 8u
 
 struct lag_sample {
   uint64_t at_ns;
@@ -118,8 +135,10 @@ struct dw_engine {
   pthread_mutex_t node_mu; /* held while NODE is replaced; taken before mu */
   struct node_file node; /* mu; changes at adopt, install and promise */
 
-  pthread_rwlock_t store_lock; /* guards the pointer; held for reading during a get */
-  struct store_ref *store;
+  struct store_ref *store; /* changed by store_replace alone; see store_ref.c */
+  struct reader_slot readers[READER_SLOTS];
+  atomic_bool store_changing;
+  pthread_mutex_t store_mu; /* held while it changes */
 
   struct wal *wal; /* see engine_wal */
   struct wal_cursor *apply_cursor; /* the apply leader's */
@@ -128,17 +147,25 @@ struct dw_engine {
   const struct replication_ops *rops; /* mu */
   void *rctx;
 
+  atomic_uint bells[BELLS];
+  uint32_t group;              /* mu; groups taken so far */
   struct request_list queue;   /* not yet logged */
   struct request_list pending; /* logged, in LSN order, waiting for commit and apply */
   struct request_list lingering; /* applied here, waiting for applied acks */
   struct request_list answers;   /* asynchronous and answered, to be called back */
   bool delivering;               /* a thread calls back */
   bool log_busy, apply_busy;
+  struct group_hold hold;        /* mu; the log role rests until the queue is fuller */
+  const struct write_request *hold_timer; /* mu; the writer who sees to it that the hold ends in time; only compared */
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
-  atomic_uint_fast64_t applied_lsn; /* == applied.lsn, for readers without mu */
+  /* What reads without mu go by (read.c), set under mu. */
+  atomic_uint_fast64_t applied_lsn; /* == applied.lsn */
+  atomic_uint_fast64_t commit_lsn;  /* primary: == gate.commit; fenced, or no primary: UINT64_MAX */
+  atomic_uint_fast64_t fresh_as_of; /* follower: see engine_fresh_as_of */
   uint64_t epoch;
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
+  dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
@@ -151,6 +178,7 @@ struct dw_engine {
   char failed[256];
   int store_error_rc;         /* the store refuses writes, until one succeeds */
   bool store_retry;           /* it is time to try one */
+  uint64_t errors_outlived;   /* background errors of the store after which it took a write */
   struct store_health health;
 
   struct epoch_list epochs; /* mu; a hole in it could take a stranger's log for ours, so adding must not fail */
@@ -166,7 +194,7 @@ struct dw_engine {
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
   bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
-  dw_lsn recovered_lsn;     /* primary: the log's end as it was found at open or promotion; 0 on a follower */
+  atomic_uint_fast64_t recovered_lsn;    /* primary: the log's end as it was found at open or promotion; 0 on a follower */
   uint64_t behind_since_ns; /* while applied < commit: what is not applied was committed after this */
   bool maint_busy, installing;         /* mu; an install keeps maint away from the log that it replaces */
   struct block_source source_copy;
@@ -184,11 +212,21 @@ struct dw_engine {
 #define GROUP_MAX_BYTES (4u << 20)
 #define GROUP_MAX_COUNT 4096u
 #define UNAPPLIED_MAX_BYTES (256u << 20)
-#define APPLY_MAX_BYTES (4u << 20)
+/* Of one store write. The larger, the nearer are the keys of a sorted one to each other, and the cheaper to insert; but its
+ * writers are answered together, and its memory is taken about three times. */
+#define APPLY_MAX_BYTES (16u << 20)
+#define REPLAY_MAX_BYTES (32u << 20) /* at open, when nobody waits */
 
 static inline bool is_primary(const dw_engine *e) { return atomic_load_explicit(&e->role, memory_order_acquire) == DW_PRIMARY; }
 
 static inline uint64_t mono_ns(dw_engine *e) { return e->env->ops->mono_ns(e->env); }
+
+/* Age of a follower's data in ns; UINT64_MAX: unknown. */
+static inline uint64_t follower_staleness(dw_engine *e, uint64_t now_ns) {
+  uint64_t fresh = atomic_load_explicit(&e->fresh_as_of, memory_order_acquire);
+  if (fresh == UINT64_MAX) return UINT64_MAX;
+  return now_ns > fresh ? now_ns - fresh : 0;
+}
 
 /* Nothing above it has ever been committed: what strong reads must see and probes are told. mu held. */
 static inline dw_lsn ever_committed(const dw_engine *e) {
@@ -219,8 +257,9 @@ void write_time_outs(dw_engine *, uint64_t now_ns, struct request_list *done);
 void log_step(dw_engine *, struct request_list *done);
 void apply_step(dw_engine *, struct request_list *done);
 void apply_works(dw_engine *); /* mu held: nothing is known against the store any more */
+void apply_refused(dw_engine *, int rc); /* mu held: the store has refused a write, with this thread's message */
 /* Without mu, the apply role held or nobody else about: applies everything up to `limit`. */
-int apply_until(dw_engine *, dw_lsn limit);
+int apply_until(dw_engine *, dw_lsn limit); /* replay at open: the next batch is read while one is written */
 
 /* background.c */
 int background_start(dw_engine *);

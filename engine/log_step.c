@@ -38,11 +38,21 @@ struct run {
   struct wal_block *block;
 };
 
+/* By itself a small block shrinks little, and what is compressed already can't be packed any more with those before it
+ * on its way to the followers (wal/pack.h). From here on zstd does nearly as well alone, and the log on disk is the
+ * smaller. */
+#define PACKED_BELOW_BYTES 8192u
+static int level_for(const dw_engine *e, size_t bytes) {
+  return e->opt.listen && bytes < PACKED_BELOW_BYTES ? 0 : e->opt.zstd_level;
+}
+
 static int run_block(dw_engine *e, struct run *run, uint64_t wall_ns) {
-  struct buf payload = {0};
+  uint8_t small[1024];
+  struct buf payload = {.data = small, .cap = sizeof small};
   size_t bytes = 0;
   struct write_request *r = run->first;
   for (uint32_t i = 0; i < run->commits; i++, r = r->next) bytes += r->body_bytes + 11u;
+  if (bytes > sizeof small) payload = (struct buf){0};
   int rc = buf_reserve(&payload, bytes);
   if (rc) return rc;
   r = run->first;
@@ -59,8 +69,8 @@ static int run_block(dw_engine *e, struct run *run, uint64_t wall_ns) {
                               .commit_count = run->commits,
                               .wall_ns = wall_ns,
                               .origin_id = e->node.node_id};
-  rc = wal_block_create(&like, payload.data, payload.len, e->opt.zstd_level, &run->block);
-  buf_free(&payload);
+  rc = wal_block_create(&like, payload.data, payload.len, level_for(e, payload.len), &run->block);
+  if (payload.data != small) buf_free(&payload);
   return rc;
 }
 
@@ -93,6 +103,7 @@ static bool logged(dw_engine *e, struct request_list *group, const struct run *r
                                              .need = h->need,
                                              .deadline_ns = now + runs[i].timeout_ns});
     e->unapplied_bytes += block_total_bytes(h);
+    if (h->need.mode != DW_ASYNC) e->awaited_lsn = block_last_lsn(h);
     sync |= h->need.durability == DW_DURABILITY_DISK;
     for (uint32_t k = 0; k < runs[i].commits; k++) {
       struct write_request *r = request_list_pop(group);
@@ -120,6 +131,21 @@ static void fail_group(dw_engine *e, struct request_list *group, int rc, struct 
   while ((r = request_list_pop(group))) pipeline_finish(e, r, rc, done);
 }
 
+/* How many syncs' time it is worth to have a group complete: beyond, half groups are as good (docs/performance.md). */
+#define WORTH_LOCAL 3u
+#define WORTH_ACKED 5u
+
+/* Synced at `now`: shall the next group wait for the writers of this one, who are answered as soon as it is applied, or
+ * as soon as followers have acknowledged it too? Not where asynchronous requests are about, whose writers do not wait.
+ * mu held. */
+static void hold_next(dw_engine *e, uint64_t now) {
+  if (!e->threads || !e->pending.head || e->pending.head->fn || (e->queue.head && e->queue.head->fn)) return;
+  bool acked = e->gate.commit >= e->gate.durable; /* else followers have the last word, and take their time */
+  hold_begin(&e->hold, e->queue.count, e->pending.count, acked ? WORTH_LOCAL : WORTH_ACKED, now);
+  e->hold_timer = NULL;
+  if (e->hold.target && e->queue.head) request_look(e->queue.head); /* becomes the timer */
+}
+
 #define RUNS_MAX 64
 
 void log_step(dw_engine *e, struct request_list *done) {
@@ -129,12 +155,15 @@ void log_step(dw_engine *e, struct request_list *done) {
   request_list_init(&group);
   assert(!e->log_busy);
   e->log_busy = true;
+  if (e->hold.target) hold_end(&e->hold, e->queue.count, mono_ns(e));
+  e->group++;
   size_t n = take_group(e, &group, runs, RUNS_MAX, done);
   pthread_cond_broadcast(&e->space_cond);
   int rc = n ? gate_reserve(&e->gate, n) : DW_OK;
   if (rc || n == 0) {
     fail_group(e, &group, rc, done);
     e->log_busy = false;
+    pipeline_moved(e);
     return;
   }
   dw_lsn commit = e->gate.commit;
@@ -148,9 +177,10 @@ void log_step(dw_engine *e, struct request_list *done) {
 
   pthread_mutex_lock(&e->mu);
   bool sync = false;
+  uint64_t now = mono_ns(e);
   if (rc == DW_OK) {
-    sync = logged(e, &group, runs, n, mono_ns(e));
-    if (e->rops) e->rops->log_grew(e->rctx);
+    sync = logged(e, &group, runs, n, now);
+    if (e->rops) e->rops->log_grew(e->rctx, e->awaited_lsn >= runs[0].block->h.first_lsn);
     pipeline_advance(e);
     if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
     else if (e->fenced) pipeline_fail_all(e, DW_FENCED, "this primary was fenced while it was logged", done);
@@ -178,8 +208,12 @@ void log_step(dw_engine *e, struct request_list *done) {
     if (rc) {
       engine_stop(e, rc, done);
     } else {
-      gate_local(&e->gate, 0, durable, mono_ns(e));
+      uint64_t then = now;
+      now = mono_ns(e);
+      hold_synced(&e->hold, now - then);
+      gate_local(&e->gate, 0, durable, now);
       pipeline_advance(e);
+      hold_next(e, now);
     }
   }
   e->log_busy = false;

@@ -143,6 +143,7 @@ int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
   if (rc == DW_OK && is_primary(e)) rc = role_queue_tail(e);
   if (rc == DW_OK) rc = apply_until(e, e->gate.commit);
   atomic_store(&e->applied_lsn, e->applied.lsn);
+  atomic_store(&e->commit_lsn, is_primary(e) ? e->gate.commit : UINT64_MAX);
   e->unapplied_bytes = e->gate.count ? e->unapplied_bytes : 0;
   if (rc == DW_OK && e->applied.lsn > from)
     engine_log(e, DW_LOG_INFO, "replayed LSN %llu to %llu in %.1f ms", (unsigned long long)from + 1,
@@ -218,9 +219,10 @@ static int open_log(dw_engine *e) {
 }
 
 static int init_sync(dw_engine *e) {
-  pthread_rwlock_init(&e->store_lock, NULL);
+  pthread_mutex_init(&e->store_mu, NULL);
   pthread_mutex_init(&e->mu, NULL);
   pthread_mutex_init(&e->node_mu, NULL);
+  atomic_init(&e->fresh_as_of, UINT64_MAX);
   pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
                              &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_init(conds[i], NULL);
@@ -237,7 +239,7 @@ static void free_sync(dw_engine *e) {
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_destroy(conds[i]);
   pthread_mutex_destroy(&e->node_mu);
   pthread_mutex_destroy(&e->mu);
-  pthread_rwlock_destroy(&e->store_lock);
+  pthread_mutex_destroy(&e->store_mu);
 }
 
 int engine_open(const char *dir, const dw_options *opt, const struct engine_config *config, dw_engine **out) {
@@ -328,6 +330,7 @@ void engine_attach(dw_engine *e, const struct replication_ops *ops, void *ctx) {
   pthread_mutex_lock(&e->mu);
   e->rops = ops;
   e->rctx = ctx;
+  if (!ops) atomic_store_explicit(&e->fresh_as_of, UINT64_MAX, memory_order_release);
   pthread_mutex_unlock(&e->mu);
 }
 

@@ -132,6 +132,7 @@ void pipeline_advance(dw_engine *e) {
   uint64_t commits = e->gate.degraded_commits, now = mono_ns(e);
   unsigned events = gate_advance(&e->gate, now);
   if (before <= e->applied.lsn) e->behind_since_ns = now;
+  if (is_primary(e)) atomic_store_explicit(&e->commit_lsn, e->gate.commit, memory_order_release);
   if (events & GATE_DEGRADED)
     engine_log(e, DW_LOG_WARN,
                "degraded to async at LSN %llu: no acks within the time-out (%u followers connected); commits go on "
@@ -140,12 +141,13 @@ void pipeline_advance(dw_engine *e) {
   if (events & GATE_RECOVERED && !e->gate.degraded_pairs)
     engine_log(e, DW_LOG_INFO, "semi-sync again at LSN %llu: followers have caught up, %llu commits went without acks",
                (unsigned long long)e->gate.commit, (unsigned long long)commits);
-  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx);
+  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx, before < e->awaited_lsn);
 }
 
 bool pipeline_can_log(const dw_engine *e) {
   /* Blocks are counted as stored, the bodies of unanswered requests as they are: compressible ones are larger. */
   if (e->log_busy || !e->queue.head || e->failed_rc || e->paused_until_ns) return false;
+  if (!hold_closed(&e->hold, e->queue.count)) return false;
   return e->unapplied_bytes < UNAPPLIED_MAX_BYTES && e->pending.bytes + e->lingering.bytes < UNAPPLIED_MAX_BYTES;
 }
 
@@ -160,19 +162,18 @@ void pipeline_kick(dw_engine *e) {
     if (e->queue.head->fn)
       pthread_cond_signal(&e->log_cond);
     else
-      request_signal(e->queue.head, SIGNAL_LOOK);
+      request_look(e->queue.head);
   }
   if (pipeline_can_apply(e)) {
     if (e->pending.head && !e->pending.head->fn)
-      request_signal(e->pending.head, SIGNAL_LOOK);
+      request_look(e->pending.head);
     else
       pthread_cond_signal(&e->apply_cond);
   }
 }
 
 void pipeline_wake(struct request_list *done) {
-  struct write_request *r;
-  while ((r = request_list_pop(done))) request_signal(r, SIGNAL_DONE);
+  requests_done(done);
 }
 
 static _Thread_local bool in_callback;

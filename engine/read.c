@@ -7,6 +7,9 @@
  *   SESSION   applied >= min_lsn
  *   STRONG    applied >= the primary's commit_lsn, asked for after the read began
  *
+ * Whether it holds already is seen without `mu`: what moves is published in atomics, each after what makes it true.
+ * Only who has to wait takes the lock.
+ *
  * A primary that was restarted does not know what of the tail that waits for followers had been committed before,
  * answered OK and read. Until that is decided, a read that must miss nothing waits for all of it, here and, through the
  * answers to probes, on followers.
@@ -36,7 +39,7 @@ static uint64_t staleness_now(dw_engine *e, uint64_t now) {
     if (e->fenced || e->applied.lsn < e->recovered_lsn) return UINT64_MAX;
     return e->applied.lsn >= e->gate.commit ? 0 : now - e->behind_since_ns;
   }
-  return e->rops ? e->rops->staleness_ns(e->rctx, now) : UINT64_MAX;
+  return follower_staleness(e, now);
 }
 
 static int stale(dw_engine *e, const struct read_goal *goal, uint64_t staleness) {
@@ -76,33 +79,40 @@ static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadlin
   return rc;
 }
 
+static bool applied_reaches(dw_engine *e, dw_lsn lsn) {
+  return atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= lsn;
+}
+
+/* Primary: ever_committed without mu; UINT64_MAX where others commit now (fenced, or no primary any more, which a reader
+ * that has seen us as primary finds here). Loaded before what is applied: so what comes of the comparison was true when the
+ * first of the two was loaded. */
 static dw_lsn strong_lsn(dw_engine *e) {
-  pthread_mutex_lock(&e->mu);
-  dw_lsn lsn = e->fenced ? UINT64_MAX : ever_committed(e); /* fenced: others commit now */
-  pthread_mutex_unlock(&e->mu);
-  return lsn;
+  dw_lsn commit = atomic_load_explicit(&e->commit_lsn, memory_order_acquire);
+  dw_lsn recovered = atomic_load_explicit(&e->recovered_lsn, memory_order_acquire);
+  return commit > recovered ? commit : recovered;
 }
 
 bool engine_strong_now(dw_engine *e) {
-  return atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= strong_lsn(e);
+  return applied_reaches(e, strong_lsn(e));
 }
 
 static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
   if (!ro || ro->consistency == DW_EVENTUAL) return DW_OK;
+  if (ro->consistency == DW_SESSION && applied_reaches(e, ro->min_lsn)) return DW_OK;
   uint64_t start = mono_ns(e), wait_ns = (uint64_t)ro->wait_ms * 1000000u;
   struct read_goal goal = {0, UINT64_MAX};
   switch (ro->consistency) {
-  case DW_SESSION:
-    if (atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= ro->min_lsn) return DW_OK;
-    goal.lsn = ro->min_lsn;
-    break;
+  case DW_SESSION: goal.lsn = ro->min_lsn; break;
   case DW_BOUNDED:
     goal.staleness_ns = ro->max_staleness_ms > UINT64_MAX / 2000000u ? UINT64_MAX / 2 : ro->max_staleness_ms * 1000000u;
+    if (is_primary(e) ? engine_strong_now(e) : follower_staleness(e, start) <= goal.staleness_ns)
+      return DW_OK;
     break;
   case DW_STRONG:
     if (!ro->wait_ms) wait_ns = (uint64_t)e->opt.ack_timeout_ms * 1000000u;
     if (is_primary(e)) {
       goal.lsn = strong_lsn(e);
+      if (applied_reaches(e, goal.lsn)) return DW_OK;
       break;
     }
     pthread_mutex_lock(&e->mu);
@@ -129,10 +139,10 @@ int dw_get(dw_engine *e, const dw_read_options *ro, const void *key, size_t klen
 
   char *val = NULL;
   size_t vlen = 0;
-  pthread_rwlock_rdlock(&e->store_lock);
-  struct store *store = e->store->store;
+  unsigned ticket;
+  struct store *store = store_enter(e, &ticket);
   rc = store->ops->get(store, internal, klen + 1, &val, &vlen);
-  pthread_rwlock_unlock(&e->store_lock);
+  store_leave(e, ticket);
   if (internal != small) free(internal);
   if (rc) return rc;
   *out = (dw_value){.data = val, .size = vlen};

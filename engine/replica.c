@@ -18,8 +18,9 @@
 static void follow_commit(dw_engine *e) {
   dw_lsn to = e->known_commit < e->gate.written ? e->known_commit : e->gate.written;
   if (to <= e->gate.commit) return;
+  bool awaited = e->gate.commit < e->awaited_lsn;
   e->gate.commit = to;
-  if (e->rops) e->rops->commit_moved(e->rctx);
+  if (e->rops) e->rops->commit_moved(e->rctx, awaited);
   if (pipeline_can_apply(e)) pthread_cond_signal(&e->apply_cond);
 }
 
@@ -58,10 +59,11 @@ int engine_replica_append(dw_engine *e, struct wal_block **blocks, size_t n) {
   rc = wal_append_sealed(e->wal, blocks, n);
   if (rc) return replica_failed(e, rc);
   const struct block_header *last = &blocks[n - 1]->h;
-  dw_lsn commit = 0;
+  dw_lsn commit = 0, awaited = 0;
   uint64_t bytes = 0;
   for (size_t i = 0; i < n; i++) {
     if (blocks[i]->h.commit_lsn > commit) commit = blocks[i]->h.commit_lsn;
+    if (blocks[i]->h.need.mode != DW_ASYNC) awaited = block_last_lsn(&blocks[i]->h);
     bytes += block_total_bytes(&blocks[i]->h);
   }
   pthread_mutex_lock(&e->mu);
@@ -69,8 +71,9 @@ int engine_replica_append(dw_engine *e, struct wal_block **blocks, size_t n) {
   e->epoch = last->epoch;
   e->unapplied_bytes += bytes;
   if (commit > e->known_commit) e->known_commit = commit;
+  if (awaited) e->awaited_lsn = awaited;
   follow_commit(e);
-  if (e->rops) e->rops->log_grew(e->rctx);
+  if (e->rops) e->rops->log_grew(e->rctx, awaited > 0);
   pthread_mutex_unlock(&e->mu);
   return DW_OK;
 }
@@ -161,8 +164,9 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   return rc ? replica_failed(e, rc) : DW_OK;
 }
 
-void engine_freshness_changed(dw_engine *e) {
+void engine_fresh_as_of(dw_engine *e, uint64_t mono_ns) {
   pthread_mutex_lock(&e->mu);
+  if (e->rops) atomic_store_explicit(&e->fresh_as_of, mono_ns, memory_order_release);
   pipeline_moved(e);
   pthread_mutex_unlock(&e->mu);
 }
@@ -318,10 +322,7 @@ static int install_name(dw_engine *e, struct install *in) {
 static void install_switch(dw_engine *e, struct install *in, const struct wal_pos *pos) {
   wal_cursor_close(e->apply_cursor);
   e->apply_cursor = NULL;
-  pthread_rwlock_wrlock(&e->store_lock);
-  struct store_ref *old_store = e->store;
-  e->store = in->store;
-  pthread_rwlock_unlock(&e->store_lock);
+  struct store_ref *old_store = store_replace(e, in->store);
   struct wal *old_wal = e->wal;
   e->wal = in->wal;
   in->wal = old_wal;
@@ -336,6 +337,7 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   atomic_store_explicit(&e->applied_lsn, pos->lsn, memory_order_release);
   e->epoch = pos->epoch;
   e->persisted_lsn = e->known_commit = pos->lsn;
+  e->errors_outlived = 0; /* of the old store */
   e->unapplied_bytes = 0;
   apply_works(e);
   gate_free(&e->gate);

@@ -79,6 +79,7 @@ int role_refuse_fenced(const dw_engine *e, const char *what) {
 /* From here on nothing is acknowledged. mu held. */
 static void fence(dw_engine *e, struct request_list *done) {
   e->fenced = true;
+  atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   e->paused_until_ns = 0;
   engine_log(e, DW_LOG_ERROR,
              "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
@@ -275,6 +276,12 @@ static void not_promoted(dw_engine *e, int rc, dw_lsn commit, struct request_lis
   dw_fail(rc, "%s", why);
 }
 
+/* Readers look without mu: what they need of a primary is there before the role is. mu held. */
+static void become_primary(dw_engine *e) {
+  atomic_store_explicit(&e->commit_lsn, e->gate.commit, memory_order_release);
+  atomic_store(&e->role, DW_PRIMARY);
+}
+
 int engine_promote(dw_engine *e, uint64_t epoch) {
   struct request_list done;
   request_list_init(&done);
@@ -286,7 +293,7 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
     rc = begin_epoch(e, epoch);
     pthread_mutex_lock(&e->mu);
     if (rc == DW_OK)
-      atomic_store(&e->role, DW_PRIMARY);
+      become_primary(e);
     else
       not_promoted(e, rc, commit, &done);
     apply_role_release(e);
@@ -296,8 +303,8 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
     rc = role_refuse_fenced(e, "promoted, and fenced at once");
   } else if (rc == DW_OK) {
     if (e->rops) { /* the epoch's record, and what of the tail is committed by it */
-      e->rops->log_grew(e->rctx);
-      e->rops->commit_moved(e->rctx);
+      e->rops->log_grew(e->rctx, true);
+      e->rops->commit_moved(e->rctx, true);
     }
     pipeline_advance(e);
     pipeline_kick(e);
@@ -322,6 +329,7 @@ int engine_demote(dw_engine *e) {
     return dw_fail(DW_LOCKED, "a step of the engine is under way: try again");
   }
   e->fenced = true; /* whoever is logging just now answers its group so */
+  atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   pipeline_fail_all(e, DW_FENCED, "this node becomes a follower", &done);
   pthread_cond_broadcast(&e->space_cond);
   while (e->log_busy) {
@@ -331,6 +339,7 @@ int engine_demote(dw_engine *e) {
   }
   apply_role_take(e);
   gate_restart(e);
+  atomic_store_explicit(&e->fresh_as_of, UINT64_MAX, memory_order_release);
   atomic_store(&e->role, DW_FOLLOWER);
   e->fenced = false;
   e->paused_until_ns = 0;

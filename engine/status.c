@@ -49,6 +49,11 @@ struct wal *engine_wal(dw_engine *e) {
   return wal;
 }
 
+static uint64_t staleness_ms(dw_engine *e) {
+  uint64_t age = is_primary(e) ? 0 : follower_staleness(e, mono_ns(e));
+  return age == UINT64_MAX ? age : age / 1000000u;
+}
+
 void engine_positions(dw_engine *e, struct engine_positions *out) {
   memset(out, 0, sizeof *out);
   pthread_mutex_lock(&e->mu);
@@ -58,6 +63,7 @@ void engine_positions(dw_engine *e, struct engine_positions *out) {
   out->persisted_lsn = e->persisted_lsn;
   out->epoch = e->epoch;
   out->fenced = e->fenced;
+  out->staleness_ms = staleness_ms(e);
   if (e->wal) {
     struct wal_stat st;
     wal_stat(e->wal, &st);
@@ -150,10 +156,11 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->applied_lsn = e->applied.lsn;
   s->persisted_lsn = e->persisted_lsn;
   if (e->wal) status_log(e, s);
-  s->staleness_ms = is_primary(e) ? 0 : UINT64_MAX;
+  s->staleness_ms = staleness_ms(e);
   s->commits = e->commits;
   s->approximate_keys = e->health.approximate_keys;
   s->write_stalled = e->health.write_stopped || e->health.delayed_write_rate > 0;
+  s->stopping = e->stopping;
   s->failed = e->failed_rc != 0 || e->store_error_rc != 0 || e->log_damaged;
   s->scrub_done_bytes = e->scrub.done;
   s->scrub_total_bytes = e->scrub.total;

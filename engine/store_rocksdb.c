@@ -248,6 +248,20 @@ static void set_tables(rocksdb_options_t *o, uint64_t cache_bytes) {
   rocksdb_block_based_options_destroy(t);
 }
 
+/* A memtable is a skip list. An insertion goes by where the last one went only with this option, which the C API knows
+ * as text alone: then a key near the last one, as in a sorted batch, needs two or three comparisons in place of twenty,
+ * and the marker, which is written with each batch, always lands beside its predecessor. One hint for each prefix, and
+ * the prefix is the namespace. A RocksDB that does not know the option does without. Takes the options over. */
+static rocksdb_options_t *hint_inserts(rocksdb_options_t *o) {
+  char *err = NULL;
+  rocksdb_options_t *hinted = rocksdb_options_create();
+  rocksdb_get_options_from_string(o, "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.1", hinted, &err);
+  rocksdb_options_destroy(err ? hinted : o);
+  if (!err) return hinted;
+  rocksdb_free(err);
+  return o;
+}
+
 static rocksdb_options_t *make_options(const struct store_options *opt) {
   rocksdb_options_t *o = rocksdb_options_create();
   rocksdb_options_set_create_if_missing(o, !opt->must_exist && !opt->read_only);
@@ -273,7 +287,7 @@ static rocksdb_options_t *make_options(const struct store_options *opt) {
   rocksdb_options_set_stats_dump_period_sec(o, 0);
   rocksdb_options_set_stats_persist_period_sec(o, 0);
   set_tables(o, opt->block_cache_bytes);
-  return o;
+  return hint_inserts(o);
 }
 
 static void rocks_free(struct rocks *r) {

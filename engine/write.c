@@ -113,9 +113,19 @@ static bool serve_step(dw_engine *e, struct write_request *r, struct request_lis
 
 #define TAKEN_POLL_NS 20000000u
 
-/* Nothing to do for this writer: times it out, or says how long it may sleep. mu held. */
+/* Nothing to do for this writer: times it out, or says how long it may sleep; 0: it should look again. mu held. */
 static uint64_t sleep_deadline(dw_engine *e, struct write_request *r, struct request_list *done) {
   uint64_t now = mono_ns(e);
+  if (r->state == REQUEST_QUEUED && e->hold.target) {
+    if (now >= e->hold.until_ns) {
+      hold_end(&e->hold, e->queue.count, now);
+      return 0;
+    }
+    if ((!e->hold_timer || e->hold_timer == r) && e->hold.until_ns < r->deadline_ns) {
+      e->hold_timer = r;
+      return e->hold.until_ns;
+    }
+  }
   if (r->deadline_ns > now) return r->deadline_ns;
   if (time_out(e, r, done)) return UINT64_MAX;
   return now + TAKEN_POLL_NS; /* being logged just now: then it is in doubt, not withdrawn */
@@ -132,7 +142,7 @@ static void serve(dw_engine *e, struct write_request *r) {
     bool worked = serve_step(e, r, &done);
     if (worked && !done.head) continue;
     uint64_t deadline = UINT64_MAX;
-    if (!worked && r->state != REQUEST_DONE) deadline = sleep_deadline(e, r, &done);
+    if (!worked && r->state != REQUEST_DONE && !(deadline = sleep_deadline(e, r, &done))) continue;
     if (r->state == REQUEST_DONE) pipeline_kick(e); /* the roles it leaves behind */
     pthread_mutex_unlock(&e->mu);
     pipeline_wake(&done);
@@ -156,7 +166,10 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
     pthread_mutex_unlock(&e->mu);
     return rc;
   }
+  r.bell = &e->bells[e->group % BELLS];
+  r.bell_bit = 1u << (e->queue.count % 32);
   request_list_push(&e->queue, &r);
+  if (r.need.durability != DW_DURABILITY_DISK) hold_cancel(&e->hold);
   serve(e, &r);
   rc = r.rc;
   if (rc && r.error[0]) dw_fail(rc, "%s", r.error);
@@ -222,7 +235,12 @@ int dw_write_async(dw_engine *e, const dw_write_options *wo, const dw_batch *b, 
   if (rc == DW_OK) {
     r->deadline_ns = write_deadline(r, mono_ns(e));
     request_list_push(&e->queue, r);
-    if (pipeline_can_log(e) && e->queue.head == r) pthread_cond_signal(&e->log_cond);
+    bool held = e->hold.target != 0;
+    hold_cancel(&e->hold);
+    if (held)
+      pipeline_kick(e);
+    else if (pipeline_can_log(e) && e->queue.head == r)
+      pthread_cond_signal(&e->log_cond);
   }
   pthread_mutex_unlock(&e->mu);
   if (rc) free(r);

@@ -34,7 +34,8 @@ static void hello(struct seen *x) {
   CHECK(m.applied.lsn <= m.tail.lsn && m.at.lsn <= m.tail.lsn && m.node_id);
   CHECK(msg_put_hello(&x->again, &x->s, &m) == DW_OK);
   size_t n = strnlen((const char *)p + 168, MSG_REGION_BYTES);
-  if (x->f->h.body_len == MSG_HELLO_BYTES && printable(p + 168, n)) same(x); /* longer: see members(), or of a later version */
+  if (x->f->h.body_len == MSG_HELLO_BYTES && printable(p + 168, n))
+    same(x); /* longer: see members(), or of a later version */
 }
 
 /* Texts are cleaned, so it is what was decoded that must survive. */
@@ -43,7 +44,8 @@ static void members(struct seen *x) {
   struct frame f = *x->f;
   if (msg_get_members(x->f, &m)) return;
   for (uint32_t i = 0; i < m.count; i++) {
-    CHECK(m.member[i].node_id && strlen(m.member[i].client) < MSG_ADDRESS_BYTES && !strpbrk(m.member[i].client, " \r\n"));
+    CHECK(m.member[i].node_id && strlen(m.member[i].client) < MSG_ADDRESS_BYTES &&
+          !strpbrk(m.member[i].client, " \r\n"));
     CHECK(strlen(m.member[i].region) < MSG_REGION_BYTES && printable((uint8_t *)m.member[i].region, MSG_REGION_BYTES));
   }
   CHECK(msg_put_members(&x->again, &x->s, &m) == DW_OK && x->again.len == MSG_HEADER_BYTES + f.h.body_len);
@@ -79,6 +81,16 @@ static void blocks(struct seen *x) {
   }
   msg_blocks_head(&x->s, m.commit_lsn, m.count, m.bytes, head);
   CHECK(memcmp(head, x->f->body - MSG_HEADER_BYTES, sizeof head) == 0);
+}
+
+static void packed(struct seen *x) {
+  struct msg_packed m;
+  if (msg_get_packed(x->f, &m)) return;
+  CHECK(m.count <= WAL_PACK_BLOCKS && m.plain <= WAL_PACK_BYTES && m.pack + m.bytes == x->f->body + x->f->h.body_len);
+  CHECK(buf_append(&x->again, x->f->body - MSG_HEADER_BYTES, MSG_HEADER_BYTES + x->f->h.body_len) == DW_OK);
+  memset(x->again.data, 0, MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES);
+  msg_packed_head(&x->s, &m, &x->again);
+  same(x);
 }
 
 static void fetched(struct seen *x) {
@@ -184,6 +196,7 @@ static void look(const struct frame *f) {
   case MSG_FETCH: fetch(&x); break;
   case MSG_FETCHED: fetched(&x); break;
   case MSG_MEMBERS: members(&x); break;
+  case MSG_PACKED: packed(&x); break;
   default: small(&x);
   }
   buf_free(&x.again);

@@ -31,6 +31,7 @@ struct talk {
   size_t probe_count;
   uint64_t sender, epoch;
   uint8_t version;
+  struct wal_packer *packer; /* of this connection */
 };
 
 static struct receiver_position position(const struct talk *t) {
@@ -233,7 +234,9 @@ static void connect_up(struct talk *t) {
   t->wire.len = 0;
   frame_reader_free(&t->reader);
   frame_reader_init(&t->reader, UINT32_MAX);
-  t->reader.version = MSG_VERSION_MAX; /* the only one that a WELCOME can choose */
+  t->reader.version = MSG_VERSION_MAX; /* what every WELCOME here chooses */
+  wal_packer_free(t->packer);
+  CHECK(wal_packer_create(&t->packer) == DW_OK);
   receiver_connected(t->r, &p, t->now);
 }
 
@@ -288,7 +291,7 @@ static struct wal_pos some_pos(struct talk *t, struct feed *f) {
 
 static void put_welcome(struct talk *t, struct feed *f, struct buf *b, const struct msg_sender *me) {
   uint8_t how = feed_u8(f);
-  struct msg_welcome w = {.version = 1,
+  struct msg_welcome w = {.version = MSG_VERSION_MAX,
                           .follows = (uint8_t)(1 + how % 3),
                           .role = how >> 7,
                           .heartbeat_ms = 500,
@@ -325,6 +328,27 @@ static void put_blocks(struct talk *t, struct feed *f, struct buf *b, const stru
   msg_blocks_head(me, feed_u8(f) % 32, (uint32_t)(how & 128 ? n + 1 : n), blocks.len, head);
   CHECK(buf_append(b, head, sizeof head) == DW_OK && buf_append(b, blocks.data, blocks.len) == DW_OK);
   buf_free(&blocks);
+}
+
+/* Blocks [i, i + n) of the history as a pack, which may be of another place, or have a wrong byte or number. */
+static void put_packed(struct talk *t, struct feed *f, struct buf *b, const struct msg_sender *me) {
+  uint8_t how = feed_u8(f);
+  size_t from = feed_u8(f) % t->history.n, n = 1 + how % 4;
+  if (from + n > t->history.n) n = t->history.n - from;
+  struct wal_pos before = memlog_bound(&t->history, from);
+  struct msg_packed m = {.commit_lsn = feed_u8(f) % 32, .count = (uint32_t)n};
+  m.chain = memlog_bound(&t->history, from + n).chain;
+  struct buf one = {0};
+  CHECK(buf_reserve(&one, MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES) == DW_OK);
+  one.len = MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES;
+  CHECK(wal_pack(t->packer, &before, t->history.blocks + from, n, &one, &m.plain) == DW_OK);
+  if (how & 16) m.chain.b[3] ^= 1;
+  if (how & 32) one.data[80 + feed_u16(f) % (one.len - 80)] ^= (uint8_t)(1 + feed_u8(f));
+  if (how & 64) m.plain += feed_u8(f) - 128u;
+  if (how & 128) m.count += feed_u8(f) - 128u;
+  msg_packed_head(me, &m, &one);
+  CHECK(buf_append(b, one.data, one.len) == DW_OK);
+  buf_free(&one);
 }
 
 static void put_manifest(struct talk *t, struct feed *f, struct buf *b, const struct msg_sender *me) {
@@ -372,7 +396,7 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   uint64_t x;
   const uint8_t *body;
   struct hash128 id = sim_id(50 + (how >> 6));
-  switch (how % 12) {
+  switch (how % 13) {
   case 0: put_welcome(t, f, b, &me); break;
   case 1:
   case 2: put_blocks(t, f, b, &me); break;
@@ -390,6 +414,7 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   case 10:
     CHECK(msg_put_refuse(b, &me, &(struct msg_refuse){.code = (uint16_t)(1 + feed_u8(f) % 14), .text = "no"}) == DW_OK);
     break;
+  case 11: put_packed(t, f, b, &me); break;
   default: body = feed_bytes(f, feed_u16(f) % 300, &n); CHECK(msg_put(b, &me, how / 12, body, n) == DW_OK);
   }
 }
@@ -467,7 +492,7 @@ static void fill(struct memlog *l, size_t blocks, bool diverge) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   struct feed f = {data, size};
-  struct talk t = {.now = 1000 * SIM_MS, .sender = 1, .epoch = 3, .version = 1};
+  struct talk t = {.now = 1000 * SIM_MS, .sender = 1, .epoch = 3, .version = MSG_VERSION_MAX};
   struct hash128 cluster = sim_id(7);
   uint8_t how = feed_u8(&f);
   memlog_init(&t.history, &cluster, NULL);
@@ -499,5 +524,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   ckpt_forget(&t);
   buf_free(&t.wire);
   frame_reader_free(&t.reader);
+  wal_packer_free(t.packer);
   return 0;
 }

@@ -31,6 +31,7 @@ struct talk {
   struct frame_reader reader;
   struct wal_pos sent;
   bool streaming;
+  struct wal_unpacker *unpacker;
   struct msg_probe asked[128]; /* what the driver was asked to answer, the newest ones */
   size_t asked_count;
   uint64_t fetches; /* ids of FETCH so far */
@@ -64,6 +65,20 @@ static void said_blocks(struct talk *t, const struct frame *f) {
     wal_block_unref(b);
   }
   CHECK(off == m.bytes);
+}
+
+static void said_packed(struct talk *t, const struct frame *f) {
+  struct msg_packed m;
+  struct wal_block *blocks[WAL_PACK_BLOCKS];
+  CHECK(f->h.version >= MSG_VERSION_PACKED && msg_get_packed(f, &m) == DW_OK && t->streaming);
+  if (!t->unpacker) CHECK(wal_unpacker_create(&t->unpacker) == DW_OK);
+  CHECK(wal_unpack(t->unpacker, &t->sent, m.pack, m.bytes, m.plain, &m.chain, blocks, m.count) == DW_OK);
+  for (uint32_t i = 0; i < m.count; i++) {
+    const struct block_header *h = &blocks[i]->h;
+    t->sent = (struct wal_pos){block_last_lsn(h), h->epoch, h->chain};
+    CHECK(memlog_find(&t->log, &t->sent) == DW_OK);
+    wal_block_unref(blocks[i]);
+  }
 }
 
 static void said_answer(struct talk *t, const struct frame *f) {
@@ -106,6 +121,7 @@ static void said(struct talk *t, const struct frame *f) {
   case MSG_WELCOME: said_welcome(t, f); break;
   case MSG_REFUSE: CHECK(msg_get_refuse(f, &refuse) == DW_OK); break;
   case MSG_BLOCKS: said_blocks(t, f); break;
+  case MSG_PACKED: said_packed(t, f); break;
   case MSG_COMMIT: CHECK(msg_get_commit(f, &lsn) == DW_OK && lsn <= t->commit); break;
   case MSG_PROBE_ANSWER: said_answer(t, f); break;
   case MSG_HEARTBEAT: CHECK(msg_get_heartbeat(f, &beat) == DW_OK && beat.commit_lsn <= t->commit); break;
@@ -290,7 +306,8 @@ static struct wal_pos some_pos(struct talk *t, struct feed *f) {
 }
 
 static void say(struct talk *t, struct feed *f, struct buf *b) {
-  struct msg_sender me = {.version = 1, .epoch = t->epoch, .node_id = t->node_id};
+  uint16_t version = t->reader.version ? t->reader.version : 1;
+  struct msg_sender me = {.version = version, .epoch = t->epoch, .node_id = t->node_id};
   uint8_t how = feed_u8(f);
   struct hash128 id = sim_id(50);
   uint64_t offsets[FILES];
@@ -298,7 +315,7 @@ static void say(struct talk *t, struct feed *f, struct buf *b) {
   switch (how % 10) {
   case 0: {
     struct msg_hello h = {.version_min = 1,
-                          .version_max = 1,
+                          .version_max = how & 32 ? MSG_VERSION_MAX : 1,
                           .role = how & 128 ? DW_PRIMARY : DW_FOLLOWER,
                           .heartbeat_ms = 500,
                           .node_id = t->node_id,
@@ -445,6 +462,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   CHECK(shipper_create(&cfg, &t.log.end, t.commit, t.now, &t.ship) == DW_OK);
   static const struct msg_members all = {.count = 1, .member = {{.node_id = NODE, .client = "127.0.0.1:6379"}}};
   shipper_members(t.ship, &all, t.now);
+  shipper_pack_rate(t.ship, how & 4 ? 0 : how & 8 ? 20000 : 1u << 30);
   for (unsigned i = 0; feed_left(&f) && !t.closed && i < 200; i++) step(&t, &f);
   drain(&t, SIZE_MAX);
   quorum_gone(&t.quorum, &t, t.now);
@@ -452,5 +470,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   quorum_free(&t.quorum);
   memlog_free(&t.log);
   frame_reader_free(&t.reader);
+  wal_unpacker_free(t.unpacker);
   return 0;
 }

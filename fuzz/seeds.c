@@ -10,6 +10,7 @@
 #include "engine/store.h"
 #include "fuzz/seeds.h"
 #include "replication/checkpoint_manifest.h"
+#include "wal/pack.h"
 #include "replication/message.h"
 #include "wal/wal.h"
 
@@ -128,6 +129,58 @@ static void message_blocks(struct buf *b, const struct msg_sender *s) {
   buf_free(&raw);
 }
 
+/* Three blocks of growing size in a pack; with its number of blocks and of bytes. */
+static uint32_t pack_of_three(struct buf *b, struct hash128 *chain) {
+  struct wal_pos pos = {.lsn = 9, .epoch = 2, .chain = {{4}}}, before = pos;
+  struct wal_block *blocks[3];
+  struct wal_packer *p;
+  uint32_t plain;
+  for (uint32_t i = 0; i < 3; i++) {
+    struct buf raw = {0};
+    struct block_header like = {
+        .need = {.mode = 1, .ack = 2, .durability = 1, .acks = 1}, .commit_count = 1 + 5 * i, .origin_id = 7};
+    make_payload(&raw, 1 + 5 * i);
+    CHECK(wal_block_create(&like, raw.data, raw.len, i == 2 ? 1 : 0, &blocks[i]) == DW_OK);
+    blocks[i]->h.epoch = 2;
+    blocks[i]->h.first_lsn = pos.lsn + 1;
+    block_header_seal(&blocks[i]->h, &pos.chain, blocks[i]->bytes);
+    pos = (struct wal_pos){block_last_lsn(&blocks[i]->h), 2, blocks[i]->h.chain};
+    buf_free(&raw);
+  }
+  CHECK(wal_packer_create(&p) == DW_OK && wal_pack(p, &before, blocks, 3, b, &plain) == DW_OK);
+  wal_packer_free(p);
+  for (int i = 0; i < 3; i++) wal_block_unref(blocks[i]);
+  *chain = pos.chain;
+  return plain;
+}
+
+static void message_packed(struct buf *b, const struct msg_sender *s) {
+  struct buf one = {0};
+  uint8_t gap[MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES] = {0};
+  struct msg_packed m = {.commit_lsn = 9, .count = 3};
+  add(&one, gap, sizeof gap);
+  m.plain = pack_of_three(&one, &m.chain);
+  msg_packed_head(s, &m, &one);
+  add(b, one.data, one.len);
+  buf_free(&one);
+}
+
+/* As fuzz_pack.c reads them: a choice, then a pack, records, or numbers to make blocks of. */
+static void packs(void) {
+  static const char records[] = "\1\3\2\0\1\2\1\1\0\3\0\0\0\0\0\0\0\7\0\0\0\0\0\0\0\1\0\4\12hello....."
+                                "\0\2\0\4\12hello.....";
+  static const char blocks[] = "\2\3\100\1\5\20\7\0\1\2\3\4\5\6\7\10\300\2\3\4\377\377\377\377\10\11";
+  struct buf b = {0};
+  struct hash128 chain;
+  add_u8(&b, 0);
+  add_u8(&b, 2);
+  (void)pack_of_three(&b, &chain);
+  seed("pack", "pack", &b);
+  buf_free(&b);
+  seed_bytes("pack", "records", records, sizeof records - 1);
+  seed_bytes("pack", "blocks", blocks, sizeof blocks - 1);
+}
+
 static void one_message(unsigned type, struct buf *b, const struct msg_sender *s) {
   struct wal_pos pos = {.lsn = 9, .epoch = 2, .chain = {{4}}};
   struct hash128 id = {{1, 2, 3}};
@@ -203,6 +256,7 @@ static void one_message(unsigned type, struct buf *b, const struct msg_sender *s
     rc = msg_put_members(b, s, &all);
     break;
   }
+  case MSG_PACKED: message_packed(b, s); break;
   case MSG_CKPT_FILE_END: rc = msg_put_ckpt_file_end(b, s, &(struct msg_ckpt_file_end){1, id}); break;
   case MSG_CKPT_DONE: rc = msg_put_ckpt_done(b, s, &id); break;
   case MSG_CKPT_ACK: rc = msg_put_ckpt_ack(b, s, &(struct msg_ckpt_ack){4096}); break;
@@ -358,6 +412,7 @@ int main(int argc, char **argv) {
   blocks_and_payloads();
   manifests();
   messages();
+  packs();
   text();
   http();
   small_files();

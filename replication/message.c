@@ -34,8 +34,9 @@ static const struct {
     [MSG_FETCH] = {"FETCH", 88, 4096, 0}, /* later versions append */
     [MSG_FETCHED] = {"FETCHED", MSG_FETCHED_PREFIX_BYTES, MSG_FETCHED_PREFIX_BYTES + WAL_MAX_BLOCK_BYTES,
                      MSG_FETCHED_PREFIX_BYTES},
+    [MSG_PACKED] = {"PACKED", MSG_PACKED_PREFIX_BYTES + 1, MSG_PACKED_PREFIX_BYTES + WAL_PACK_BOUND, 0},
     [MSG_FENCE] = {"FENCE", 160, 4096, 0}, /* later versions append */
-    [MSG_MEMBERS] = {"MEMBERS", 8 + MSG_MEMBER_BYTES, 8 + MSG_MEMBERS_MAX * MSG_MEMBER_BYTES, 0},
+    [MSG_MEMBERS] = {"MEMBERS", 8 + MSG_MEMBER_BYTES, 8 + MSG_MEMBERS_MAX *MSG_MEMBER_BYTES, 0},
     [MSG_FENCED] = {"FENCED", 216, 216 + MSG_TEXT_BYTES, 0},
 };
 
@@ -186,6 +187,15 @@ void msg_blocks_head(const struct msg_sender *s, dw_lsn commit_lsn, uint32_t cou
   put_u32(prefix + 8, count);
   put_u32(prefix + 12, 0);
   head(s, MSG_BLOCKS, MSG_BLOCKS_PREFIX_BYTES + block_bytes, prefix, out);
+}
+
+void msg_packed_head(const struct msg_sender *s, const struct msg_packed *m, struct buf *b) {
+  uint8_t *prefix = b->data + MSG_HEADER_BYTES;
+  put_u64(prefix, m->commit_lsn);
+  put_u32(prefix + 8, m->count);
+  put_u32(prefix + 12, m->plain);
+  memcpy(prefix + 16, m->chain.b, 16);
+  head(s, MSG_PACKED, b->len - MSG_HEADER_BYTES, prefix, b->data);
 }
 
 void msg_chunk_head(const struct msg_sender *s, uint32_t file, uint64_t offset, const void *data, uint32_t bytes,

@@ -20,15 +20,18 @@
 #include "wal/base/bytes.h"
 #include "wal/base/hash.h"
 #include "wal/format.h"
+#include "wal/pack.h"
 
 #define MSG_MAGIC 0x314d5744u /* "DWM1" */
 #define MSG_HEADER_BYTES 48u
 #define MSG_VERSION_MIN 1u /* protocol versions that this code speaks */
-#define MSG_VERSION_MAX 1u
+#define MSG_VERSION_MAX 2u
+#define MSG_VERSION_PACKED 2u /* from here on PACKED is understood */
 
 #define MSG_REGION_BYTES 32u         /* NUL-padded */
 #define MSG_TEXT_BYTES 480u          /* of a REFUSE */
 #define MSG_BLOCKS_PREFIX_BYTES 16u  /* commit_lsn, block count, reserved */
+#define MSG_PACKED_PREFIX_BYTES 32u  /* commit_lsn, block count, plain bytes, chain hash */
 #define MSG_BLOCKS_BATCH_BYTES 262144u /* blocks are batched up to this; a bigger block travels alone */
 #define MSG_CHUNK_PREFIX_BYTES 40u   /* file, bytes, offset, hash, reserved */
 #define MSG_CHUNK_BYTES 262144u      /* at most, of one CKPT_CHUNK */
@@ -58,6 +61,7 @@ enum msg_type {
   MSG_CKPT_INSTALLED = 16, /* f->p: switched over; HELLO follows */
   MSG_FETCH = 17,          /* asker -> any node, instead of HELLO: blocks to repair a log with */
   MSG_FETCHED = 18,        /* back: whole blocks, byte for byte as on disk */
+  MSG_PACKED = 19,         /* p->f, from version 2 on: small blocks in few bytes, wal/pack.h */
   MSG_FENCE = 20,          /* candidate -> any node, instead of HELLO: what do you have, promise me an epoch, it has begun */
   MSG_FENCED = 21,         /* back */
   MSG_MEMBERS = 22,        /* p->f: who is in the cluster, and where clients find whom */
@@ -174,6 +178,14 @@ struct msg_blocks {
 /* The bytes of the next block: header checked (block_header_decode), length within what is left. Call `count` times;
  * *off must then equal bytes. DW_CORRUPT. */
 int msg_blocks_next(const struct msg_blocks *, size_t *off, const uint8_t **block, size_t *n);
+
+struct msg_packed {
+  dw_lsn commit_lsn;
+  uint32_t count, plain; /* blocks, bytes of their records */
+  struct hash128 chain;  /* behind the last of them */
+  const uint8_t *pack;
+  size_t bytes;
+};
 
 struct msg_ack {
   dw_lsn received, durable, applied;
@@ -310,6 +322,8 @@ int msg_put(struct buf *, const struct msg_sender *, unsigned type, const void *
 /* Header and prefix only; the caller sends the bulk behind them. */
 void msg_blocks_head(const struct msg_sender *, dw_lsn commit_lsn, uint32_t count, size_t block_bytes,
                      uint8_t out[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES]);
+/* Behind a gap of MSG_PACKED_PREFIX_BYTES + MSG_HEADER_BYTES at its beginning the buffer holds the pack: fills the gap. */
+void msg_packed_head(const struct msg_sender *, const struct msg_packed *, struct buf *);
 void msg_fetched_head(const struct msg_sender *, const struct msg_fetched *, size_t block_bytes,
                       uint8_t out[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES]);
 void msg_chunk_head(const struct msg_sender *, uint32_t file, uint64_t offset, const void *data, uint32_t bytes,
@@ -320,6 +334,7 @@ int msg_get_hello(const struct frame *, struct msg_hello *);
 int msg_get_welcome(const struct frame *, struct msg_welcome *);
 int msg_get_refuse(const struct frame *, struct msg_refuse *);
 int msg_get_blocks(const struct frame *, struct msg_blocks *);
+int msg_get_packed(const struct frame *, struct msg_packed *);
 int msg_get_fetch(const struct frame *, struct msg_fetch *);
 int msg_get_fetched(const struct frame *, struct msg_fetched *);
 int msg_get_members(const struct frame *, struct msg_members *);

@@ -190,6 +190,19 @@ int msg_get_blocks(const struct frame *f, struct msg_blocks *m) {
   return DW_OK;
 }
 
+int msg_get_packed(const struct frame *f, struct msg_packed *m) {
+  const uint8_t *p = f->body;
+  *m = (struct msg_packed){.commit_lsn = get_u64(p),
+                           .count = get_u32(p + 8),
+                           .plain = get_u32(p + 12),
+                           .chain = get_hash(p + 16),
+                           .pack = p + MSG_PACKED_PREFIX_BYTES,
+                           .bytes = f->h.body_len - MSG_PACKED_PREFIX_BYTES};
+  if (m->count == 0 || m->count > WAL_PACK_BLOCKS) return bad(f, "impossible number of blocks");
+  if (m->plain > WAL_PACK_BYTES) return bad(f, "impossible number of bytes");
+  return DW_OK;
+}
+
 int msg_blocks_next(const struct msg_blocks *m, size_t *off, const uint8_t **block, size_t *n) {
   size_t left = m->bytes - *off;
   if (left < WAL_BLOCK_HEADER_BYTES) return dw_fail(DW_CORRUPT, "BLOCKS: a block is cut off");

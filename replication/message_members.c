@@ -1,6 +1,6 @@
 /* Bodies about members: who is in the cluster, and where clients and nodes find whom. Beside message_codec.c because of
- * the texts: addresses end up in replies to clients, in messages of fields with blanks between, and in log lines, so one
- * with other characters than an address has is taken for none.
+ * the texts: addresses end up in replies to clients, in messages of fields with blanks between, and in log lines, so
+ * one with other characters than an address has is taken for none.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -14,35 +14,37 @@
 #include "replication/repair_source.h"
 #include "wal/base/status.h"
 
+#define COLLECT_NS 1000000u
+
 /* ---- the engine's hooks: any thread, locks held ---------------------------------------------- */
 
 /* Wakes the loop unless somebody has done so since it last looked. */
-static void node_wake(struct node *n, unsigned bits) {
-  if (atomic_fetch_or(&n->wake, bits) == 0) transport_wake(n->t);
+void node_wake(struct node *n, unsigned bits) {
+  if (!(atomic_fetch_or(&n->wake, bits | WAKE_NOW) & WAKE_NOW)) transport_wake(n->t);
 }
-static void hook_log_grew(void *ctx) {
-  struct node *n = ctx;
-  if (atomic_load(&n->serving)) node_wake(n, WAKE_GREW);
+
+/* Asynchronous writes come one by one, and a wake-up for each, here and at every follower, costs more than all else
+ * that is done for it. So after something was shipped the loop collects: for a millisecond what nobody waits for does
+ * not wake it. Here a bit is set, then the flag is read; where collecting ends (collect) the flag is cleared, then the
+ * bits are read: nothing falls between. */
+static void node_note(struct node *n, unsigned bits, bool awaited) {
+  if (!atomic_load(&n->serving)) return;
+  if (awaited || (!(atomic_fetch_or(&n->wake, bits) & WAKE_NOW) && !atomic_load(&n->collecting))) node_wake(n, bits);
 }
-static void hook_commit_moved(void *ctx) {
-  struct node *n = ctx;
-  if (atomic_load(&n->serving)) node_wake(n, WAKE_COMMIT);
+static void hook_log_grew(void *ctx, bool awaited) {
+  node_note(ctx, WAKE_GREW, awaited);
+}
+static void hook_commit_moved(void *ctx, bool awaited) {
+  node_note(ctx, WAKE_COMMIT, awaited);
 }
 static void hook_applied_moved(void *ctx) {
   struct node *n = ctx;
   if (atomic_load(&n->following)) node_wake(n, WAKE_APPLIED);
 }
-static uint64_t hook_staleness(void *ctx, uint64_t now_ns) {
-  struct node *n = ctx;
-  uint64_t fresh = atomic_load(&n->fresh_as_of);
-  if (fresh == UINT64_MAX) return UINT64_MAX;
-  return now_ns > fresh ? now_ns - fresh : 0;
-}
 
 static const struct replication_ops node_hooks = {.log_grew = hook_log_grew,
                                                   .commit_moved = hook_commit_moved,
                                                   .applied_moved = hook_applied_moved,
-                                                  .staleness_ns = hook_staleness,
                                                   .strong_point = strong_point,
                                                   .stopping = strong_stop,
                                                   .status = report_status};
@@ -71,10 +73,28 @@ static void flush_acks(struct node *n) {
   engine_acks(n->e, &marks);
 }
 
+/* Which of the bits are for now. See node_note. */
+static unsigned collect(struct node *n, unsigned wake, uint64_t now_ns) {
+  const unsigned log = WAKE_GREW | WAKE_COMMIT;
+  bool collecting = atomic_load(&n->collecting);
+  if (collecting && now_ns < n->collect_until_ns && !(wake & WAKE_NOW)) {
+    atomic_fetch_or(&n->wake, wake & log);
+    return wake & ~log;
+  }
+  if (wake & log) {
+    n->collect_until_ns = now_ns + COLLECT_NS;
+    atomic_store(&n->collecting, true);
+  } else if (collecting && now_ns >= n->collect_until_ns) {
+    atomic_store(&n->collecting, false);
+    wake |= atomic_exchange(&n->wake, 0);
+  }
+  return wake;
+}
+
 static void node_pump(void *ctx) {
   struct node *n = ctx;
-  unsigned wake = atomic_exchange(&n->wake, 0);
   uint64_t now = node_now(n), next = UINT64_MAX;
+  unsigned wake = collect(n, atomic_exchange(&n->wake, 0), now);
   bool tick = now >= n->next_tick_ns;
   if (wake & WAKE_STOP) begin_stop(n);
   if (tick) n->next_tick_ns = now + n->tick_ns;
@@ -96,6 +116,7 @@ static void node_pump(void *ctx) {
     transport_finish(n->t);
     return;
   }
+  if (atomic_load(&n->collecting)) next = sooner(next, n->collect_until_ns);
   transport_pump_at(n->t, sooner(next, n->next_tick_ns), node_now(n));
 }
 
@@ -124,7 +145,6 @@ static int node_build(dw_engine *e, struct node **out) {
   if (n->opt->primary) snprintf(n->primary, sizeof n->primary, "%s", n->opt->primary);
   n->tick_ns = n->opt->heartbeat_ms * 1000000ull / 5;
   if (n->tick_ns > 100000000ull) n->tick_ns = 100000000ull;
-  atomic_init(&n->fresh_as_of, UINT64_MAX);
   pthread_mutex_init(&n->strong_mu, NULL);
   pthread_mutex_init(&n->report_mu, NULL);
   pthread_mutex_init(&n->role_mu, NULL);

@@ -39,7 +39,7 @@
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 
-enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16, WAKE_ROLE = 32 };
+enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16, WAKE_NOW = 32, WAKE_ROLE = 64 };
 
 struct node;
 struct follow;
@@ -176,14 +176,15 @@ struct node {
   struct transport *t;
   uint16_t listen_port;
 
-  atomic_uint wake; /* WAKE_* */
+  atomic_uint wake;       /* WAKE_* */
+  atomic_bool collecting; /* the loop looks by itself soon: what nobody waits for need not wake it (node.c) */
   atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
-  atomic_uint_fast64_t fresh_as_of; /* UINT64_MAX: unknown */
-  atomic_bool following;            /* somebody: n->follow is there */
+  atomic_bool following; /* somebody: n->follow is there */
 
   /* loop thread */
   bool stopping;
   uint64_t tick_ns, next_tick_ns;
+  uint64_t collect_until_ns; /* while collecting */
   struct peer *peers;
   unsigned peer_count, locates; /* locates: jobs under way that use the log */
   bool serve_blocked;           /* the log is about to be replaced */
@@ -219,6 +220,8 @@ struct node {
 static inline uint64_t node_now(const struct node *n) {
   return n->env->ops->mono_ns(n->env);
 }
+
+void node_wake(struct node *, unsigned bits); /* node.c; any thread */
 
 /* node_serve.c */
 void serve_accepted(void *node, struct tp_conn *, const char *peer);

@@ -19,7 +19,6 @@ static void fill(struct node *n, struct msg_fenced *m) {
   struct engine_promise promise;
   engine_positions(n->e, &pos);
   engine_promised(n->e, &promise);
-  uint64_t now = node_now(n), fresh = atomic_load(&n->fresh_as_of);
   m->role = (uint8_t)n->role;
   m->fenced = pos.fenced;
   m->has_data = pos.tail.epoch != 0;
@@ -29,7 +28,7 @@ static void fill(struct node *n, struct msg_fenced *m) {
   m->durable = pos.tail; /* of a primary perhaps a little more than that: then it has more, which is the safe side */
   m->commit_lsn = pos.commit_lsn;
   m->applied_lsn = pos.applied.lsn;
-  m->staleness_ms = n->role == DW_PRIMARY ? 0 : fresh == UINT64_MAX ? UINT64_MAX : now > fresh ? (now - fresh) / 1000000 : 0;
+  m->staleness_ms = pos.staleness_ms;
   snprintf(m->primary, sizeof m->primary, "%s", n->role == DW_PRIMARY ? "" : n->primary);
 }
 

@@ -80,7 +80,7 @@ int follow_create(struct node *n) {
   if (rc == DW_OK) rc = ckpt_in_open(n->env, incoming, &f->in);
   if (rc == DW_OK) rc = receiver_create(&cfg, node_now(n), &f->r);
   f->dirty = true;
-  atomic_store(&n->fresh_as_of, UINT64_MAX);
+  engine_fresh_as_of(n->e, UINT64_MAX);
   atomic_store(&n->following, rc == DW_OK);
   return rc;
 }
@@ -208,7 +208,7 @@ static void flush(struct node *n) {
 
 /* The log is another one, or shorter: cascaded followers' shippers hear of it. */
 static void log_replaced(struct node *n) {
-  atomic_fetch_or(&n->wake, WAKE_GREW | WAKE_COMMIT | WAKE_APPLIED);
+  atomic_fetch_or(&n->wake, WAKE_GREW | WAKE_COMMIT | WAKE_APPLIED | WAKE_NOW);
   transport_wake(n->t);
 }
 
@@ -416,11 +416,6 @@ static void relays_lost(struct node *n) {
   f->relays_wait = f->relay_count > 0;
 }
 
-static void publish_freshness(struct node *n) {
-  atomic_store(&n->fresh_as_of, receiver_fresh_as_of(n->follow->r));
-  engine_freshness_changed(n->e);
-}
-
 /* ---- driving --------------------------------------------------------------------------------- */
 
 static void follow_do(struct node *n, const struct recv_action *a) {
@@ -435,7 +430,7 @@ static void follow_do(struct node *n, const struct recv_action *a) {
   case RECV_CKPT_FILE_END: on_ckpt_file_end(n, a); break;
   case RECV_CKPT_INSTALL: on_ckpt_install(n, a); break;
   case RECV_COMMIT: engine_replica_commit(n->e, a->commit_lsn); break;
-  case RECV_FRESH: publish_freshness(n); break;
+  case RECV_FRESH: engine_fresh_as_of(n->e, receiver_fresh_as_of(n->follow->r)); break;
   case RECV_PROBE_DONE:
     strong_answered(n, a->probe.id, a->probe.commit_lsn);
     relays_answer(n, a->probe.id, a->probe.commit_lsn);

@@ -158,10 +158,9 @@ static void fill_self(struct node *n, struct promotion_self *self) {
   struct engine_promise promise;
   engine_positions(n->e, &pos);
   engine_promised(n->e, &promise);
-  uint64_t now = node_now(n), fresh = atomic_load(&n->fresh_as_of);
   *self = (struct promotion_self){
       .durable = pos.tail,
-      .staleness_ms = fresh == UINT64_MAX ? UINT64_MAX : now > fresh ? (now - fresh) / 1000000 : 0,
+      .staleness_ms = pos.staleness_ms,
       .promised_epoch = promise.epoch};
 }
 

@@ -91,7 +91,4 @@ void report_status(void *ctx, dw_status *s) {
   if (!s->error[0]) memcpy(s->error, n->report.error, sizeof s->error);
   pthread_mutex_unlock(&n->report_mu);
   s->listen_port = n->listen_port;
-  if (n->role == DW_PRIMARY) return;
-  uint64_t now = node_now(n), fresh = atomic_load(&n->fresh_as_of);
-  s->staleness_ms = fresh == UINT64_MAX ? UINT64_MAX : now > fresh ? (now - fresh) / 1000000 : 0;
 }

@@ -26,7 +26,7 @@ int role_begin(struct node *n, struct role_request *r) {
   }
   pthread_mutex_unlock(&n->role_mu);
   if (busy) return dw_fail(DW_LOCKED, "another change of this node's role is under way");
-  if (atomic_fetch_or(&n->wake, WAKE_ROLE) == 0) transport_wake(n->t);
+  node_wake(n, WAKE_ROLE);
   return DW_OK;
 }
 

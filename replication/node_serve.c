@@ -16,7 +16,10 @@
 
 #define READ_BLOCKS 512u
 #define OUT_IOVECS 256
-#define STRANGER_LINES 10u /* a second */
+#define PACK_FREELY 4u                /* with so many connections each may pack all it sends */
+#define PACK_BYTES_PER_S (128u << 20) /* of blocks, for all connections together, when there are more */
+#define PACK_STEPS 15                 /* what a read with a pack counts for among NODE_STEPS: some 2 ms a turn */
+#define STRANGER_LINES 10u            /* a second */
 
 /* ---- connections ----------------------------------------------------------------------------- */
 
@@ -296,7 +299,8 @@ static void on_probe(struct peer *p, const struct msg_probe *probe) {
   } else if (n->role == DW_PRIMARY) {
     struct engine_positions pos;
     engine_positions(n->e, &pos);
-    if (!pos.fenced) shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n)); /* fenced: it confirms nothing */
+    if (!pos.fenced)
+      shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n)); /* fenced: it confirms nothing */
   } /* a follower without a primary knows nobody's commit_lsn: unanswered, staleness grows */
 }
 
@@ -350,19 +354,27 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   }
 }
 
+/* Packing for a few followers is cheap, for many it would take a core of its own: they share what there is. */
+static uint64_t pack_rate(const struct node *n) {
+  if (!n->opt->zstd_level) return 0;
+  return n->peer_count <= PACK_FREELY ? UINT64_MAX : PACK_BYTES_PER_S / n->peer_count;
+}
+
 static void peer_pump(struct peer *p) {
   struct ship_action a;
   p->dirty = false;
+  shipper_pack_rate(p->ship, pack_rate(p->n));
   shipper_tick(p->ship, node_now(p->n));
   for (int step = 0; p->conn; step++) {
     peer_flush(p);
-    if (step == NODE_STEPS) { /* others first */
+    if (step >= NODE_STEPS) { /* others first */
       p->dirty = true;
       transport_pump_again(p->n->t);
       break;
     }
     if (!shipper_next(p->ship, &a)) break;
     peer_do(p, &a);
+    if (a.type == SHIP_READ_LOG && p->conn && shipper_packing(p->ship)) step += PACK_STEPS;
   }
   if (p->conn) conn_read(p->conn, shipper_wants_input(p->ship));
 }

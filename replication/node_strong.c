@@ -34,7 +34,7 @@ int strong_begin(struct node *n, struct strong_wait *w) {
   w->next = n->strong;
   n->strong = w;
   pthread_mutex_unlock(&n->strong_mu);
-  if (atomic_fetch_or(&n->wake, WAKE_STRONG) == 0) transport_wake(n->t);
+  node_wake(n, WAKE_STRONG);
   return DW_OK;
 }
 

@@ -49,6 +49,7 @@ void receiver_destroy(struct receiver *r) {
   free(r->batch.blocks);
   free(r->appending.blocks);
   ckpt_receiver_free(&r->ckpt);
+  wal_unpacker_free(r->unpacker);
   free(r->chunk_data);
   free(r);
 }

@@ -84,7 +84,7 @@ enum recv_action_type {
                           receiver_ckpt_file_done (DW_CORRUPT if it differs) */
   RECV_CKPT_INSTALL,   /* engine_install(install.cluster_id, install.pos), close cursors before; receiver_installed */
   RECV_COMMIT,         /* engine_replica_commit(commit_lsn) */
-  RECV_FRESH,          /* staleness or the link changed: publish receiver_fresh_as_of, engine_freshness_changed */
+  RECV_FRESH,          /* staleness or the link changed: engine_fresh_as_of(receiver_fresh_as_of) */
   RECV_PROBE_DONE,     /* probe.id was answered: the primary's commit_lsn */
   RECV_PROBES_LOST,    /* all probes under way are void (link lost): strong reads and relayed probes fail or ask again */
   RECV_MEMBERS,        /* the primary says who is in the cluster */

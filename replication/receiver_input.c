@@ -11,8 +11,9 @@ static uint32_t accepted(const struct receiver *r) {
   uint32_t always = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE);
   switch (r->phase) {
   case RP_HANDSHAKE: return always | MSG_BIT(MSG_WELCOME);
-  case RP_STREAMING: return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) |
-           MSG_BIT(MSG_MEMBERS);
+  case RP_STREAMING:
+    if (r->me.version >= MSG_VERSION_PACKED) always |= MSG_BIT(MSG_PACKED);
+    return always | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) | MSG_BIT(MSG_MEMBERS);
   case RP_BOOTSTRAPPING:
     return always | MSG_BIT(MSG_CKPT_MANIFEST) | MSG_BIT(MSG_CKPT_CHUNK) | MSG_BIT(MSG_CKPT_FILE_END) |
            MSG_BIT(MSG_CKPT_DONE) | MSG_BIT(MSG_MEMBERS);
@@ -79,6 +80,7 @@ static int dispatch(struct receiver *r, const struct frame *f) {
   switch (f->h.type) {
   case MSG_WELCOME: return recv_on_welcome(r, f);
   case MSG_BLOCKS: return recv_on_blocks(r, f);
+  case MSG_PACKED: return recv_on_packed(r, f);
   case MSG_PROBE_ANSWER: return on_answer(r, f);
   case MSG_HEARTBEAT: return on_heartbeat(r, f);
   case MSG_CKPT_MANIFEST: return recv_on_manifest(r, f);

@@ -72,6 +72,7 @@ struct receiver {
   enum recv_store store;
   bool store_open; /* taken by the driver; nothing is dialled before its answer, so no answer meets another connection */
   struct recv_batch batch, appending;
+  struct wal_unpacker *unpacker; /* made with the first pack of a stream */
   struct wal_pos expect; /* end of the log with all that was gathered */
   struct wal_pos cut;
   struct ckpt_receiver ckpt;
@@ -129,6 +130,7 @@ void recv_read_frames(struct receiver *);
 /* receiver_log.c */
 void recv_start_stream(struct receiver *);
 int recv_on_blocks(struct receiver *, const struct frame *);
+int recv_on_packed(struct receiver *, const struct frame *);
 void recv_move_log(struct receiver *); /* next append or sync, acks and probes that are due */
 void recv_batch_drop(struct recv_batch *);
 void recv_send_ack(struct receiver *);

@@ -35,6 +35,8 @@ void recv_start_stream(struct receiver *r) {
   r->refused = false;
   r->end_text[0] = 0;
   r->expect = r->pos.tail;
+  wal_unpacker_free(r->unpacker); /* the other side begins anew, too */
+  r->unpacker = NULL;
   r->received = r->pos.tail.lsn;
   r->durable = r->pos.durable_lsn;
   if (r->applied < r->pos.applied.lsn) r->applied = r->pos.applied.lsn;
@@ -69,6 +71,40 @@ static int check_continues(const struct receiver *r, const struct wal_block *b) 
   return DW_OK;
 }
 
+/* Judges a block and gathers it; the reference is ours in every case. */
+static int take_block(struct receiver *r, struct wal_block *b) {
+  int rc = check_continues(r, b);
+  struct wal_pos end = {block_last_lsn(&b->h), b->h.epoch, b->h.chain};
+  if (rc == DW_OK) rc = batch_add(&r->batch, b, block_total_bytes(&b->h));
+  if (rc)
+    wal_block_unref(b);
+  else
+    r->expect = end;
+  return rc;
+}
+
+static void took_blocks(struct receiver *r, dw_lsn commit_lsn) {
+  if (r->expect.lsn > r->upstream_tail) r->upstream_tail = r->expect.lsn;
+  recv_commit(r, commit_lsn);
+}
+
+int recv_on_packed(struct receiver *r, const struct frame *f) {
+  struct msg_packed m;
+  struct wal_block *blocks[WAL_PACK_BLOCKS];
+  int rc = msg_get_packed(f, &m);
+  if (rc == DW_OK && !r->unpacker) rc = wal_unpacker_create(&r->unpacker);
+  if (rc == DW_OK) rc = wal_unpack(r->unpacker, &r->expect, m.pack, m.bytes, m.plain, &m.chain, blocks, m.count);
+  if (rc) return rc;
+  for (uint32_t i = 0; i < m.count; i++) {
+    if (rc)
+      wal_block_unref(blocks[i]);
+    else
+      rc = take_block(r, blocks[i]);
+  }
+  if (rc == DW_OK) took_blocks(r, m.commit_lsn);
+  return rc;
+}
+
 int recv_on_blocks(struct receiver *r, const struct frame *f) {
   struct msg_blocks m;
   size_t off = 0;
@@ -79,19 +115,11 @@ int recv_on_blocks(struct receiver *r, const struct frame *f) {
     struct wal_block *b = NULL;
     rc = msg_blocks_next(&m, &off, &bytes, &n);
     if (rc == DW_OK) rc = wal_block_parse(bytes, n, &b);
-    if (rc) break;
-    rc = check_continues(r, b);
-    struct wal_pos end = {block_last_lsn(&b->h), b->h.epoch, b->h.chain};
-    if (rc == DW_OK) rc = batch_add(&r->batch, b, n);
-    if (rc)
-      wal_block_unref(b);
-    else
-      r->expect = end;
+    if (rc == DW_OK) rc = take_block(r, b);
   }
   if (rc) return rc;
   if (off != m.bytes) return dw_fail(DW_CORRUPT, "BLOCKS: %zu bytes too many", m.bytes - off);
-  if (r->expect.lsn > r->upstream_tail) r->upstream_tail = r->expect.lsn;
-  recv_commit(r, m.commit_lsn);
+  took_blocks(r, m.commit_lsn);
   return DW_OK;
 }
 

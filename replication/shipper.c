@@ -56,8 +56,8 @@ void ship_end(struct shipper *s, int code, dw_lsn lsn, bool tell, const char *fm
 
 void ship_accept(struct shipper *s) {
   static const uint32_t by_phase[] = {
-      [SHIP_HANDSHAKE] = MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_FENCE) |
-                         MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
+      [SHIP_HANDSHAKE] =
+          MSG_BIT(MSG_HELLO) | MSG_BIT(MSG_FETCH) | MSG_BIT(MSG_FENCE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_LOCATING] = MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_STREAMING] = MSG_BIT(MSG_ACK) | MSG_BIT(MSG_PROBE) | MSG_BIT(MSG_HEARTBEAT) | MSG_BIT(MSG_REFUSE),
       [SHIP_BOOTSTRAPPING] = MSG_BIT(MSG_CKPT_WANT) | MSG_BIT(MSG_CKPT_ACK) | MSG_BIT(MSG_CKPT_INSTALLED) |
@@ -96,6 +96,7 @@ void shipper_destroy(struct shipper *s) {
   frame_reader_free(&s->in);
   outq_free(&s->out);
   ckpt_sender_free(&s->ckpt);
+  wal_packer_free(s->packer);
   free(s);
 }
 
@@ -208,6 +209,14 @@ void shipper_members(struct shipper *s, const struct msg_members *m, uint64_t no
   advance(s);
 }
 
+void shipper_pack_rate(struct shipper *s, uint64_t bytes_per_s) {
+  s->pack_rate = bytes_per_s;
+}
+
+bool shipper_packing(const struct shipper *s) {
+  return s->packing;
+}
+
 void shipper_eof(struct shipper *s, const char *why, uint64_t now_ns) {
   ship_clock(s, now_ns);
   ship_end(s, DW_OK, 0, false, "%s", why && *why ? why : "closed the connection");
@@ -269,6 +278,7 @@ static bool next_question(struct shipper *s, struct ship_action *a) {
   }
   if (s->phase == SHIP_STREAMING && s->want_log && s->read == ASK_NO && s->out.bytes < s->cfg.max_output_bytes) {
     size_t room = s->cfg.max_output_bytes - s->out.bytes;
+    if (s->packing && room > SHIP_PACK_READ_BYTES) room = SHIP_PACK_READ_BYTES;
     s->read = ASK_OPEN;
     s->want_log = false; /* log_grew during the read sets it again */
     *a = (struct ship_action){.type = SHIP_READ_LOG,

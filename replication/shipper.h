@@ -136,6 +136,9 @@ void shipper_commit(struct shipper *, dw_lsn commit_lsn, uint64_t now_ns);
 /* Who is in the cluster, now or anew: told to a peer that takes MEMBERS. Borrowed for the shipper's life; call again
  * whenever it has changed. */
 void shipper_members(struct shipper *, const struct msg_members *, uint64_t now_ns);
+/* From now on at most so many bytes of blocks a second go out as packs (message PACKED), which costs time on this side;
+ * what is beyond that goes out as it is. 0, the state after shipper_create: no packs. */
+void shipper_pack_rate(struct shipper *, uint64_t bytes_per_s);
 void shipper_eof(struct shipper *, const char *why, uint64_t now_ns);
 /* Say goodbye and close (this node stops, or the connection was superseded): REFUSE, then SHIP_CLOSE when it is out. */
 void shipper_shut(struct shipper *, int code, const char *why, uint64_t now_ns);
@@ -167,6 +170,7 @@ const struct msg_hello *shipper_hello(const struct shipper *); /* NULL: none cam
 const struct msg_fetch *shipper_fetch(const struct shipper *); /* the last FETCH, NULL: none came */
 const struct msg_fence *shipper_fence(const struct shipper *); /* the last FENCE, NULL: none came */
 struct wal_pos shipper_sent(const struct shipper *);           /* last boundary sent; for lag */
+bool shipper_packing(const struct shipper *);                  /* the blocks read last went out as a pack */
 uint64_t shipper_sent_bytes(const struct shipper *);           /* that the socket took */
 
 #endif

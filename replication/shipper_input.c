@@ -78,6 +78,8 @@ static void start_stream(struct shipper *s, const struct wal_pos *from) {
   if (!send_welcome(s, FOLLOWS_STREAM, from)) return;
   s->phase = SHIP_STREAMING;
   s->sent = *from;
+  wal_packer_free(s->packer); /* the other side begins anew, too */
+  s->packer = NULL;
   s->told_commit = s->commit;
   s->want_log = true;
   s->live = false;

@@ -18,6 +18,8 @@
 #define SHIP_SMALL_BYTES 65536u        /* small frames are held back while more than this is unsent */
 #define SHIP_LINGER_NS 1000000000ull   /* for the goodbye to get out */
 #define SHIP_FETCH_BYTES_PER_S (32u << 20) /* for all that one asker gets: a repair is not a bootstrap */
+#define SHIP_PACK_READ_BYTES 65536u /* read at once while packing, half a millisecond of it */
+#define SHIP_PACK_BURST_NS 50000000ull /* packing may be so far ahead of its rate */
 #define SHIP_BOOTSTRAP_TIMEOUTS 12u    /* a bootstrap that does not move for so many peer timeouts is over */
 
 enum ship_phase {
@@ -49,6 +51,10 @@ struct shipper {
   struct wal_pos sent;
   bool want_log; /* there may be blocks beyond `sent` */
   bool live;
+  struct wal_packer *packer; /* made with the first pack of a stream */
+  bool packing;              /* the last frame of blocks was a pack */
+  uint64_t pack_rate;        /* bytes of blocks a second, 0: none */
+  uint64_t pack_due_ns;      /* the packs so far are paid for at */
 
   const struct msg_members *members; /* the driver's */
   bool members_due;

@@ -9,6 +9,11 @@ typedef unsigned long long ull;
 
 /* ---- blocks -------------------------------------------------------------------------------- */
 
+static void went_out(struct shipper *s, const struct wal_block *last) {
+  s->sent = (struct wal_pos){block_last_lsn(&last->h), last->h.epoch, last->h.chain};
+  if (s->commit > s->told_commit) s->told_commit = s->commit;
+}
+
 /* One frame of blocks [0, n), their bytes by reference. */
 static int push_frame(struct shipper *s, struct wal_block **blocks, size_t n, size_t bytes) {
   uint8_t head[MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES];
@@ -18,21 +23,52 @@ static int push_frame(struct shipper *s, struct wal_block **blocks, size_t n, si
   if (rc == DW_OK) rc = outq_push_copy(&s->out, head, sizeof head);
   for (size_t i = 0; rc == DW_OK && i < n; i++) rc = outq_push_block(&s->out, blocks[i]);
   if (rc) return rc;
-  const struct block_header *last = &blocks[n - 1]->h;
-  s->sent = (struct wal_pos){block_last_lsn(last), last->epoch, last->chain};
-  if (s->commit > s->told_commit) s->told_commit = s->commit;
+  went_out(s, blocks[n - 1]);
   return DW_OK;
 }
 
-/* As many blocks to a frame as fit MSG_BLOCKS_BATCH_BYTES; a bigger one alone. */
+/* One frame of small blocks [0, n), packed: the better the more of them go together, and the more went before. */
+static int push_pack(struct shipper *s, struct wal_block **blocks, size_t n) {
+  struct msg_packed m = {.commit_lsn = s->commit, .count = (uint32_t)n, .chain = blocks[n - 1]->h.chain};
+  struct buf b = {0};
+  int rc = s->packer ? DW_OK : wal_packer_create(&s->packer);
+  if (rc == DW_OK) rc = buf_reserve(&b, MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES);
+  if (rc == DW_OK) b.len = MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES;
+  if (rc == DW_OK) rc = wal_pack(s->packer, &s->sent, blocks, n, &b, &m.plain);
+  if (rc == DW_OK) {
+    msg_packed_head(&s->me, &m, &b);
+    if (s->out.bytes == 0) s->out_ns = s->now_ns;
+    rc = outq_push_buf(&s->out, &b);
+  }
+  buf_free(&b);
+  if (rc == DW_OK) went_out(s, blocks[n - 1]);
+  return rc;
+}
+
+/* Does the rate allow a pack now? It is paid for afterwards. */
+static bool may_pack(const struct shipper *s) {
+  return s->me.version >= MSG_VERSION_PACKED && s->pack_rate && s->pack_due_ns <= s->now_ns;
+}
+
+static void pay_pack(struct shipper *s, size_t bytes) {
+  uint64_t from = s->now_ns > SHIP_PACK_BURST_NS ? s->now_ns - SHIP_PACK_BURST_NS : 0;
+  if (s->pack_due_ns < from) s->pack_due_ns = from;
+  s->pack_due_ns += bytes * 1000000000ull / s->pack_rate;
+}
+
+/* Runs of small blocks as packs, the others as they are: as many to a frame as fit its bounds, a bigger one alone. */
 static int push_blocks(struct shipper *s, struct wal_block **blocks, size_t n) {
   for (size_t from = 0, i = 0; from < n; from = i) {
+    bool pack = s->packing = may_pack(s) && wal_packs(blocks[from]);
+    const size_t most = pack ? WAL_PACK_BYTES : MSG_BLOCKS_BATCH_BYTES;
     size_t bytes = 0;
     do {
       bytes += block_total_bytes(&blocks[i++]->h);
-    } while (i < n && bytes + block_total_bytes(&blocks[i]->h) <= MSG_BLOCKS_BATCH_BYTES);
-    int rc = push_frame(s, blocks + from, i - from, bytes);
+    } while (i < n && bytes + block_total_bytes(&blocks[i]->h) <= most &&
+             wal_packs(blocks[i]) == wal_packs(blocks[from]));
+    int rc = pack ? push_pack(s, blocks + from, i - from) : push_frame(s, blocks + from, i - from, bytes);
     if (rc) return rc;
+    if (pack) pay_pack(s, bytes);
   }
   return DW_OK;
 }

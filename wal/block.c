@@ -10,7 +10,7 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
-#include "wal/wal.h"
+#include "wal/internal.h"
 
 /* Below this, a commit by itself, zstd's time is a sixth of the whole commit and saves less than the block's own
  * header. */
@@ -134,6 +134,24 @@ int wal_block_parse(const void *bytes, size_t n, struct wal_block **out) {
   memcpy(b->bytes, bytes, n);
   *out = b;
   return DW_OK;
+}
+
+int wal_block_rebuild(const struct block_header *like, const struct hash128 *prev, const void *stored,
+                      struct wal_block **out) {
+  struct block_header h = *like;
+  size_t n = block_total_bytes(&h);
+  struct wal_block *b = block_new(n);
+  if (!b) return dw_fail_nomem(n);
+  memset(b->bytes + n - 8, 0, 8); /* the padding is at the end of these */
+  memcpy(b->bytes + WAL_BLOCK_HEADER_BYTES, stored, h.stored_bytes);
+  h.payload_hash = hash128(stored, h.stored_bytes);
+  block_header_seal(&h, prev, b->bytes);
+  int rc = block_header_decode(b->bytes, &b->h);
+  if (rc)
+    wal_block_unref(b);
+  else
+    *out = b;
+  return rc;
 }
 
 int wal_block_raw(const struct wal_block *b, struct buf *scratch, const uint8_t **out, size_t *n) {

@@ -120,7 +120,7 @@ static void note_damage(struct wal_cursor *c) {
 
 static int corrupt_here(struct wal_cursor *c) {
   note_damage(c);
-  return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu", c->seg->path, (unsigned long long)c->scan.off,
+  return dw_fail_prefix(DW_CORRUPT, "%s: offset %llu, LSN %llu: corrupt", c->seg->path, (unsigned long long)c->scan.off,
                         (unsigned long long)c->scan.pos.lsn + 1);
 }
 
@@ -157,7 +157,7 @@ static int next_once(struct wal_cursor *c, dw_lsn limit, struct wal_block **out)
   pthread_mutex_unlock(&c->w->mu);
   switch (step) {
   case STEP_CACHED: return rc;
-  case STEP_END: return dw_fail(DW_NOT_FOUND, "end of the log");
+  case STEP_END: return DW_NOT_FOUND; /* no message: each commit meets it, and making one costs as much as a block */
   case STEP_CUT: return dw_fail(DW_DIVERGED, "the log was cut below LSN %llu", (unsigned long long)c->scan.pos.lsn);
   case STEP_FILE: break;
   }

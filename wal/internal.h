@@ -167,6 +167,10 @@ void tail_drop_from(struct wal *, uint64_t seq, uint64_t off);
 void tail_drop_before(struct wal *, uint64_t seq);
 void tail_free(struct wal *);
 
+/* block.c: the block that `like` describes (but for its hashes), sealed behind chain hash `prev`: of untrusted fields, so its
+ * header is judged as one from a disk. stored: like->stored_bytes, at most a pack's. */
+int wal_block_rebuild(const struct block_header *like, const struct hash128 *prev, const void *stored, struct wal_block **out);
+
 /* cursor.c: where a cursor stands. mu held, or no appender and no trimming about. */
 void cursor_place(const struct wal_cursor *, struct segment **, uint64_t *off);
 

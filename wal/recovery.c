@@ -193,6 +193,7 @@ struct walk {
   dw_lsn known_durable; /* by marks of the last segment and by its existence */
   uint8_t boot_id[16];  /* of the boot that wrote last */
   bool reached;         /* must_reach was met as a boundary */
+  bool record_unproven; /* of the last segment: an epoch record stands where no mark says that it was synced */
 };
 
 static void check_reached(const struct wal *w, struct walk *walk, const struct wal_pos *pos) {
@@ -201,7 +202,9 @@ static void check_reached(const struct wal *w, struct walk *walk, const struct w
 }
 
 static int walk_segment(struct wal *w, struct segment *s, struct frame_scan *scan, struct walk *walk) {
+  dw_lsn record = 0; /* LSN of the last epoch record */
   walk->known_durable = s->h.first_lsn - 1;
+  walk->record_unproven = false;
   memcpy(walk->boot_id, s->h.boot_id, 16);
   check_reached(w, walk, &scan->pos);
   for (;;) {
@@ -212,7 +215,10 @@ static int walk_segment(struct wal *w, struct segment *s, struct frame_scan *sca
     if (rc) return rc;
     if (kind == FRAME_NONE) break;
     if (kind == FRAME_MARK) {
-      if (scan->mark.durable_lsn > walk->known_durable) walk->known_durable = scan->mark.durable_lsn;
+      if (scan->mark.durable_lsn > walk->known_durable) {
+        walk->known_durable = scan->mark.durable_lsn;
+        if (walk->known_durable > record) walk->record_unproven = false;
+      }
       s->marked = walk->known_durable;
       memcpy(walk->boot_id, scan->mark.boot_id, 16);
       continue;
@@ -220,6 +226,10 @@ static int walk_segment(struct wal *w, struct segment *s, struct frame_scan *sca
     rc = segment_index_add(s, off, &before);
     if (rc) return rc;
     check_reached(w, walk, &scan->pos);
+    if (scan->h.kind == BLOCK_EPOCH) {
+      record = scan->pos.lsn;
+      walk->record_unproven = true;
+    }
     walk->rec->blocks++;
     if (scan->h.commit_lsn > walk->rec->max_commit_lsn) walk->rec->max_commit_lsn = scan->h.commit_lsn;
   }
@@ -392,10 +402,11 @@ static bool boot_goes_on(const struct wal *w, const struct walk *walk) {
 
 /* Writes again what no mark says was synced: the process before us may have stopped because an fdatasync failed. The
  * kernel then calls the pages clean, whether the disk has them or not; they can still be read, and a second fdatasync
- * succeeds without writing anything. Only pages that are dirty again make it tell the truth. */
+ * succeeds without writing anything. Only pages that are dirty again make it tell the truth. Marks tell LSNs, and an
+ * epoch record has that of the commit before it: it counts as synced only if a mark tells of a later commit. */
 static int write_again(struct wal *w, const struct segment *s, dw_lsn durable) {
   uint64_t at = WAL_SEGMENT_HEADER_BYTES;
-  for (size_t i = 0; i < s->index_count && s->index[i].pos.lsn <= durable; i++) at = s->index[i].off;
+  for (size_t i = 0; i < s->index_count && s->index[i].pos.lsn < durable; i++) at = s->index[i].off;
   uint8_t *chunk = malloc(ZERO_CHUNK);
   int rc = chunk ? DW_OK : dw_fail_nomem(ZERO_CHUNK);
   while (rc == DW_OK && at < s->end) {
@@ -411,7 +422,7 @@ static int write_again(struct wal *w, const struct segment *s, dw_lsn durable) {
 /* Zeroes what is cut and makes durable what is kept, the segment's name included. */
 static int settle_last(struct wal *w, struct segment *s, uint64_t cut_bytes, const struct walk *walk) {
   int rc = w->env->ops->open(w->env, s->path, ENV_WRITE, &s->file);
-  if (rc == DW_OK && boot_goes_on(w, walk) && walk->known_durable < s->end_pos.lsn)
+  if (rc == DW_OK && boot_goes_on(w, walk) && (walk->known_durable < s->end_pos.lsn || walk->record_unproven))
     rc = write_again(w, s, walk->known_durable);
   if (rc == DW_OK && cut_bytes) rc = zero_range(w->env, s->file, s->end, s->end + cut_bytes);
   if (rc == DW_OK) rc = w->env->ops->fdatasync(s->file);

@@ -120,11 +120,35 @@ int wal_prepare(struct wal *w) {
 
 /* ---- truncating ------------------------------------------------------------------------------ */
 
+/* What rotted is not written anew as if it were sound: it stays where it is, to be repaired at the next open. */
+static int verify_head(struct wal *w, const struct segment *s, uint64_t end, struct env_file *file, uint8_t *header) {
+  struct segment_header h;
+  int rc = env_pread_exact(w->env, file, s->path, 0, header, WAL_SEGMENT_HEADER_BYTES);
+  if (rc == DW_OK && (rc = segment_header_decode(header, &h))) dw_fail_prefix(rc, "%s", s->path);
+  struct frame_scan scan = {.env = w->env,
+                            .file = file,
+                            .path = s->path,
+                            .off = WAL_SEGMENT_HEADER_BYTES,
+                            .limit = end,
+                            .pos = segment_start(&s->h),
+                            .salt = s->h.salt};
+  while (rc == DW_OK && scan.off < end) {
+    enum frame_kind kind;
+    rc = frame_next(&scan, &kind);
+    if (rc == DW_OK && kind == FRAME_NONE)
+      rc = dw_fail(DW_CORRUPT, "%s: offset %llu, LSN %llu: damaged, reopen to repair it", s->path,
+                   (unsigned long long)scan.off, (unsigned long long)scan.pos.lsn + 1);
+  }
+  frame_scan_free(&scan);
+  return rc;
+}
+
 /* [0, end) of a segment as a new, durable file beside it, ready to be renamed over it. */
 static int copy_head(struct wal *w, const struct segment *s, uint64_t end, const char *tmp, struct env_file **out) {
   struct env_file *from = NULL;
   uint8_t *chunk = malloc(ZERO_CHUNK);
   int rc = chunk ? w->env->ops->open(w->env, s->path, ENV_READ, &from) : dw_fail_nomem(ZERO_CHUNK);
+  if (rc == DW_OK) rc = verify_head(w, s, end, from, chunk);
   if (rc == DW_OK) rc = w->env->ops->open(w->env, tmp, ENV_CREATE, out);
   if (rc == DW_OK) rc = w->env->ops->truncate(*out, 0);
   if (rc == DW_OK) rc = w->env->ops->allocate(*out, s->file_bytes);

@@ -5,8 +5,10 @@
  *
  *   append    [mark, if more is known durable than the last mark says] blocks...    one pwritev
  *             does not fit: sync the segment, start the next one: whatever has a segment behind it is durable
- *   failure   a full disk: what may have reached the file is zeroed and synced, so that a commit that was answered
- *             "not done" can't rise again after a crash; anything else stops the log for good
+ *   failure   a full disk: what may have reached the file is zeroed and synced, the last frame first, so that a commit
+ *             that was answered "not done" can't rise again after a crash; anything else, and taking back that fails,
+ *             stops the log for good. Either way what stands there is a prefix of what was to be written, which the
+ *             next open takes for a torn end: a hole with valid blocks behind it would be damage
  *   sync      a failed fdatasync stops the log for good: the kernel may have dropped the pages, so a second try
  *             that succeeds would prove nothing
  */
@@ -127,15 +129,28 @@ static void mark_bytes(const struct wal *w, const struct segment *s, dw_lsn dura
   mark_encode(&m, out);
 }
 
+/* Zeroes what a failed write of these frames may have left in [from, to), frame by frame from the last to the first. */
+static int zero_frames(struct wal *w, struct segment *s, const struct iovec *frames, int n, uint64_t from,
+                       uint64_t to) {
+  uint64_t start = from;
+  for (int i = 0; i < n; i++) start += frames[i].iov_len;
+  int rc = DW_OK;
+  while (rc == DW_OK && n--) {
+    uint64_t end = start < to ? start : to;
+    start -= frames[n].iov_len;
+    rc = zero_range(w->env, s->file, start, end);
+  }
+  return rc;
+}
+
 /* A failed write: nothing of it may be taken for a block later. */
-static int undo_write(struct wal *w, struct segment *s, uint64_t from, uint64_t to, int rc) {
+static int undo_write(struct wal *w, struct segment *s, const struct iovec *frames, int n, int rc) {
   char why[300];
   dw_error_copy(why, sizeof why);
   if (rc != DW_NO_SPACE) return wal_stop(w, rc);
   uint64_t size = 0;
   int undo = w->env->ops->size(s->file, &size);
-  if (undo == DW_OK && size < to) to = size > from ? size : from;
-  if (undo == DW_OK) undo = zero_range(w->env, s->file, from, to);
+  if (undo == DW_OK) undo = zero_frames(w, s, frames, n, s->end, size > s->end ? size : s->end);
   if (undo == DW_OK) undo = w->env->ops->fdatasync(s->file);
   if (undo) return wal_stop(w, dw_fail_prefix(DW_IO, "%s; and taking it back failed", why));
   return dw_fail(rc, "%s", why);
@@ -147,9 +162,8 @@ static int make_room(struct wal *w, size_t need) {
   return s->end + WAL_MARK_BYTES + need <= s->file_bytes ? DW_OK : roll(w, need + WAL_MARK_BYTES);
 }
 
-/* Writes frames at the end of the newest segment, with a mark in front if it says something new. Counts the bytes in.
- */
-static int write_frames(struct wal *w, struct wal_block **blocks, size_t n, size_t bytes, bool force_mark) {
+/* Writes frames at the end of the newest segment, with a mark in front if it says something new. */
+static int write_frames(struct wal *w, struct wal_block **blocks, size_t n, bool force_mark) {
   struct segment *s = w->newest;
   pthread_mutex_lock(&w->mu);
   dw_lsn durable = w->durable_lsn;
@@ -163,13 +177,13 @@ static int write_frames(struct wal *w, struct wal_block **blocks, size_t n, size
   if (force_mark || durable > s->marked) {
     mark_bytes(w, s, durable, mark);
     iov[count++] = (struct iovec){mark, WAL_MARK_BYTES};
-    bytes += WAL_MARK_BYTES;
   }
   for (size_t i = 0; i < n; i++) iov[count++] = (struct iovec){blocks[i]->bytes, block_total_bytes(&blocks[i]->h)};
   int rc = w->env->ops->pwritev(s->file, off, iov, count);
   bool marked = iov[0].iov_base == mark;
+  if (rc) rc = undo_write(w, s, iov, count, rc);
   if (iov != small) free(iov);
-  if (rc) return undo_write(w, s, off, off + bytes, rc);
+  if (rc) return rc;
 
   pthread_mutex_lock(&w->mu);
   s->marked = marked ? durable : s->marked;
@@ -193,7 +207,7 @@ static int write_frames(struct wal *w, struct wal_block **blocks, size_t n, size
 
 int wal_write_mark(struct wal *w) {
   int rc = make_room(w, 0);
-  return rc ? rc : write_frames(w, NULL, 0, 0, true);
+  return rc ? rc : write_frames(w, NULL, 0, true);
 }
 
 int wal_check_running(struct wal *w) {
@@ -208,7 +222,7 @@ static int append_blocks(struct wal *w, struct wal_block **blocks, size_t n) {
   size_t bytes = 0;
   for (size_t i = 0; i < n; i++) bytes += block_total_bytes(&blocks[i]->h);
   int rc = make_room(w, bytes);
-  if (rc == DW_OK) rc = write_frames(w, blocks, n, bytes, false);
+  if (rc == DW_OK) rc = write_frames(w, blocks, n, false);
   if (rc && rc != DW_NO_SPACE && rc != DW_NO_MEMORY) wal_stop(w, rc);
   return rc;
 }

@@ -406,6 +406,10 @@ static void cross_checks(struct loading *l) {
           strcmp(strrchr(ports[i].address, ':'), ":0") != 0)
         complain(l, &(struct place){.name = ports[j].name}, "%s is also the address of --%s", ports[j].address,
                  ports[i].name);
+  if (c->cluster_name && ok(l, "cluster-name") &&
+      (!c->cluster_name[0] ||
+       c->cluster_name[strcspn(c->cluster_name, " \t")])) /* it stands between blanks in +switch-master */
+    complain(l, &(struct place){.name = "cluster-name"}, "'%.200s': a name without blanks is needed", c->cluster_name);
 }
 
 /* What automatic failover can't do without. */
@@ -466,13 +470,14 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
 }
 
 void config_free(struct config *c) {
-  char **failover[] = {&c->preferred_region, &c->client_address, &c->cluster_name, &c->coordinator, &c->advertise};
+  char **failover[] = {&c->preferred_region, &c->coordinator, &c->advertise};
   for (size_t i = 0; i < sizeof failover / sizeof *failover; i++) {
     free(*failover[i]);
     *failover[i] = NULL;
   }
-  char **strings[] = {&c->data, &c->listen, &c->primary, &c->repair_from, &c->peers,   &c->region,
-                      &c->resp, &c->http,   &c->file,    &c->log_file,    &c->pid_file};
+  char **strings[] = {&c->data,   &c->listen,   &c->primary, &c->repair_from,    &c->peers,
+                      &c->region, &c->resp,     &c->http,    &c->client_address, &c->cluster_name,
+                      &c->file,   &c->log_file, &c->pid_file};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     free(*strings[i]);
     *strings[i] = NULL;

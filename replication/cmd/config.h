@@ -31,9 +31,9 @@ struct config_failover {
 /* Strings are the config's own; NULL: not given. `engine` points to them. */
 struct config {
   dw_options engine;
-  char *data, *listen, *primary, *repair_from, *peers, *region, *resp, *http, *file, *log_file, *pid_file;
+  char *data, *listen, *primary, *repair_from, *peers, *region, *resp, *http, *client_address, *cluster_name, *file, *log_file,
+      *pid_file;
   char *preferred_region;
-  char *client_address, *cluster_name;
   char *coordinator, *advertise; /* coordinator NULL: no automatic failover */
   struct config_failover failover;
   uint64_t max_staleness_ms; /* 0: no bound */

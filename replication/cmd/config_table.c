@@ -28,10 +28,13 @@ const struct option option_table[] = {
   {"listen", NULL, OPTION_ADDRESS, BOTH, DAEMON_PRIMARY, "HOST:PORT", "where followers connect", NULL, FIELD(listen), 0, 0, NULL},
   {"node-id", NULL, OPTION_NUMBER, BOTH, 0, "N", "unique in the cluster; drawn at random and kept if not given", NULL, FIELD(engine.node_id), 1, UINT64_MAX, NULL},
   {"region", NULL, OPTION_TEXT, BOTH, 0, "NAME", "shown in status and metrics", NULL, FIELD(region), 0, DW_REGION_BYTES - 1, NULL},
+  {"priority", NULL, OPTION_NUMBER, BOTH, 0, "N", "among followers with the same log the highest is promoted; 0: never", NULL, FIELD(engine.priority), 0, 1000000, NULL},
 
   {"resp", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve Redis clients here", "Front ends", FIELD(resp), 0, 0, NULL},
-  {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status here", NULL, FIELD(http), 0, 0, NULL},
-  {"max-staleness", NULL, OPTION_TIME, DAEMON_FOLLOWER, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
+  {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status /primary /replica here", NULL, FIELD(http), 0, 0, NULL},
+  {"client-address", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where clients reach --resp, told to the other nodes; --resp itself if not given", NULL, FIELD(client_address), 1, 0, NULL},
+  {"cluster-name", "cluster", OPTION_TEXT, BOTH, 0, "NAME", "of this cluster, at the coordinator and for SENTINEL [dabbawal]", NULL, FIELD(cluster_name), 0, 63, NULL},
+  {"max-staleness", NULL, OPTION_TIME, BOTH, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
   {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
 
   {"mode", NULL, OPTION_WORD, BOTH, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},
@@ -55,11 +58,8 @@ const struct option option_table[] = {
   {"peer-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "a silent peer is disconnected", NULL, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL},
 
   {"peers", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "all other nodes of the cluster, by their --listen: who is asked at a promotion", "Failover", FIELD(peers), 0, 0, NULL},
-  {"priority", NULL, OPTION_NUMBER, BOTH, 0, "N", "among followers with the same log the highest is promoted; 0: never", NULL, FIELD(engine.priority), 0, 1000000, NULL},
-  {"client-address", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where clients reach --resp, told to the other nodes; --resp itself if not given", NULL, FIELD(client_address), 1, 0, NULL},
   {"advertise", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where other nodes reach --listen; --listen itself if not given", NULL, FIELD(advertise), 1, 0, NULL},
   {"coordinator", NULL, OPTION_COORDINATOR, BOTH, 0, "etcd://HOST:PORT,...", "who holds the lease there is primary", NULL, FIELD(coordinator), 0, 0, NULL},
-  {"cluster-name", "cluster", OPTION_TEXT, BOTH, 0, "NAME", "of this cluster at the coordinator", NULL, FIELD(cluster_name), 0, 63, NULL},
   {"lease-ttl", "lease-ttl-ms", OPTION_TIME, BOTH, 0, "TIME", "of the lease; a primary stops a fifth earlier", NULL, FIELD(failover.lease_ttl_ms), 2000, 600000, NULL},
   {"renew-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two renewals, of the lease and of what the node says of itself", NULL, FIELD(failover.renew_ms), 50, 60000, NULL},
   {"poll-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two looks at the coordinator; a fifth of it while there is no primary", NULL, FIELD(failover.poll_ms), 20, 60000, NULL},

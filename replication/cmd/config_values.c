@@ -107,17 +107,19 @@ char *parse_addresses(const char *text) {
 bool close_spelling(const char *text, const char *candidate) {
   enum { MAX = 24 };
   size_t n = strlen(text), m = strlen(candidate), row[MAX + 1];
-  if (n > MAX || m > MAX) return false;
+  if (n > MAX || m > MAX || n > m + 2 || m > n + 2) return false;
   for (size_t j = 0; j <= m; j++) row[j] = j;
   for (size_t i = 1; i <= n; i++) {
-    size_t diagonal = row[0];
+    size_t diagonal = row[0], least = i;
     row[0] = i;
     for (size_t j = 1; j <= m; j++) {
       size_t change = diagonal + (text[i - 1] != candidate[j - 1]);
       diagonal = row[j];
       size_t best = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
       row[j] = change < best ? change : best;
+      if (row[j] < least) least = row[j];
     }
+    if (least > 2) return false; /* no row below gets better */
   }
   return row[m] <= (m <= 4 ? 1 : 2);
 }

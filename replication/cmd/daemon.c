@@ -37,6 +37,8 @@ struct daemon {
   struct http_server *http;
   struct failover_run *failover; /* NULL: no coordinator */
   char *audit_path, follow[FAILOVER_TEXT];
+  int resp_bound; /* a socket that has --resp's port already; 0: none */
+  char client_address[DW_ADDRESS_BYTES + 8];
   double started_s;
   bool pid_written;
 
@@ -145,6 +147,28 @@ static bool cannot_bind(const char *address) {
   return failed;
 }
 
+/* What other nodes tell clients: --client-address, else --resp. With port 0 that is known once it is bound, so it is
+ * bound here; nobody gets through before the engine is open. A wildcard stays one: others put in the host that they see
+ * us from. */
+static int find_client_address(struct daemon *d) {
+  unsigned port = 0;
+  if (d->c.client_address || !d->c.resp) return EXIT_OK;
+  const char *colon = strrchr(d->c.resp, ':');
+  int n = (int)(colon - d->c.resp);
+  if (strspn(colon + 1, "0") != strlen(colon + 1)) {
+    d->c.engine.client_address = d->c.resp;
+    return EXIT_OK;
+  }
+  int rc = net_bind(d->c.resp, &d->resp_bound, &port);
+  if (rc) {
+    say_failure(d, "%s: %s", dw_rc_name(rc), dw_last_error());
+    return rc == DW_IO ? EXIT_BIND : daemon_exit_code(rc);
+  }
+  snprintf(d->client_address, sizeof d->client_address, "%.*s:%u", n, d->c.resp, port);
+  d->c.engine.client_address = d->client_address;
+  return EXIT_OK;
+}
+
 /* ---- automatic failover -------------------------------------------------------------------------- */
 
 static bool asked_to_stop(void *arg) {
@@ -238,9 +262,10 @@ static int collect(void *arg, struct node_view *v) {
   v->start_time_s = d->started_s;
   v->has_resp = d->resp != NULL;
   if (d->resp) resp_server_metrics(d->resp, &v->resp);
+  int rc = status_epochs_get(d->engine, &v->epochs);
   v->has_failover = d->failover != NULL;
   if (d->failover) failover_run_report(d->failover, &v->failover);
-  return dw_status_get(d->engine, &v->status);
+  return rc ? rc : dw_status_get(d->engine, &v->status);
 }
 
 static void report_failover(void *arg, struct failover_report *r) {
@@ -251,6 +276,8 @@ static int open_front_ends(struct daemon *d) {
   int rc = DW_OK;
   if (d->c.resp) {
     struct resp_options ro = {.listen = d->c.resp,
+                              .bound = d->resp_bound,
+                              .cluster_name = d->c.cluster_name,
                               .max_staleness_ms = d->c.max_staleness_ms,
                               .max_clients = d->c.max_clients,
                               .log = logger_engine,
@@ -323,10 +350,8 @@ static int close_all(struct daemon *d, int code) {
 }
 
 static int run(struct daemon *d) {
-  if (!d->c.client_address && d->c.resp &&
-      strspn(strrchr(d->c.resp, ':') + 1, "0") != strlen(strrchr(d->c.resp, ':') + 1))
-    d->c.engine.client_address = d->c.resp;
-  int code = open_engine(d);
+  int code = find_client_address(d);
+  if (code == EXIT_OK) code = open_engine(d);
   if (code == EXIT_OK) code = open_front_ends(d);
   if (code == EXIT_OK) code = write_pid(d);
   if (code == EXIT_OK) {

@@ -71,13 +71,35 @@ static int page_ready(const struct http_server *h, struct node_view *v, struct p
 
 static int page_status(const struct http_server *h, struct node_view *v, struct page *p) {
   (void)h;
-  char *json = status_json(&v->status, NULL);
+  char *json = status_json(&v->status, &v->epochs, NULL);
   if (json && v->has_failover) json = failover_json_join(json, &v->failover, NULL);
   if (!json) return DW_NO_MEMORY;
   p->type = "application/json";
   int rc = page_text(p, MHD_HTTP_OK, json);
   free(json);
   return rc;
+}
+
+/* What load balancers ask: one line, the same for both. */
+static int page_role(struct page *p, const struct node_view *v, bool good, const char *not_because) {
+  char why[512];
+  const dw_status *s = &v->status;
+  snprintf(why, sizeof why, "%srole=%s%s epoch=%llu primary=%s%s%.200s", good ? "" : "no: ", status_role(s->role),
+           s->fenced ? " fenced" : "", (unsigned long long)(s->fenced ? s->promised_epoch : s->epoch),
+           s->primary_client[0] ? s->primary_client : "unknown", *not_because ? " " : "", not_because);
+  return page_why(p, good, why);
+}
+
+static int page_primary(const struct http_server *h, struct node_view *v, struct page *p) {
+  (void)h;
+  const dw_status *s = &v->status;
+  return page_role(p, v, status_writable(s), s->failed ? "failed" : s->stopping ? "stopping" : "");
+}
+
+static int page_replica(const struct http_server *h, struct node_view *v, struct page *p) {
+  char why[512] = "";
+  bool good = v->status.role == DW_FOLLOWER && node_ready(&v->status, h->opt.max_staleness_ms, why, sizeof why);
+  return page_role(p, v, good, good || v->status.role == DW_PRIMARY ? "" : why);
 }
 
 static int page_index(const struct http_server *h, struct node_view *v, struct page *p) {
@@ -87,7 +109,10 @@ static int page_index(const struct http_server *h, struct node_view *v, struct p
   snprintf(text, sizeof text,
            "<!DOCTYPE html><html lang=en><title>dabbawal %s</title><h1>dabbawal %s, %s</h1><ul>"
            "<li><a href=/status>/status</a> JSON<li><a href=/metrics>/metrics</a> Prometheus"
-           "<li><a href=/healthz>/healthz</a> does it work<li><a href=/readyz>/readyz</a> may it get reads</ul></html>",
+           "<li><a href=/healthz>/healthz</a> does it work<li><a href=/readyz>/readyz</a> may it get reads"
+           "<li><a href=/primary>/primary</a> does it take writes<li><a href=/replica>/replica</a> is it a follower "
+           "that may "
+           "get reads</ul></html>",
            dw_version(), dw_version(), status_role(v->status.role));
   return page_text(p, MHD_HTTP_OK, text);
 }
@@ -95,18 +120,28 @@ static int page_index(const struct http_server *h, struct node_view *v, struct p
 static const struct {
   const char *path;
   int (*make)(const struct http_server *, struct node_view *, struct page *);
-} pages[] = {{"/metrics", page_metrics},
-             {"/healthz", page_health},
-             {"/readyz", page_ready},
-             {"/status", page_status},
-             {"/", page_index}};
+  bool options; /* answers OPTIONS as GET: what HAProxy's httpchk sends unless told otherwise */
+} pages[] = {{"/metrics", page_metrics, false}, {"/healthz", page_health, false}, {"/readyz", page_ready, false},
+             {"/status", page_status, false},   {"/primary", page_primary, true}, {"/replica", page_replica, true},
+             {"/", page_index, false}};
+
+static size_t find_page(const char *url) {
+  size_t i = 0;
+  while (i < sizeof pages / sizeof *pages && strcmp(pages[i].path, url) != 0) i++;
+  return i;
+}
+
+static bool allowed(const char *method, const char *url) {
+  if (strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0) return true;
+  size_t i = find_page(url);
+  return strcmp(method, MHD_HTTP_METHOD_OPTIONS) == 0 && i < sizeof pages / sizeof *pages && pages[i].options;
+}
 
 static void make_page(struct http_server *h, const char *url, struct page *p) {
   *p = (struct page){.status = MHD_HTTP_OK, .type = "text/plain; charset=utf-8"};
-  size_t i = 0;
-  while (i < sizeof pages / sizeof *pages && strcmp(pages[i].path, url) != 0) i++;
+  size_t i = find_page(url);
   if (i == sizeof pages / sizeof *pages) {
-    page_text(p, MHD_HTTP_NOT_FOUND, "not found: try / /status /metrics /healthz /readyz");
+    page_text(p, MHD_HTTP_NOT_FOUND, "not found: try / /status /metrics /healthz /readyz /primary /replica");
     return;
   }
   struct node_view *v = calloc(1, sizeof *v);
@@ -144,7 +179,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
   struct http_server *h = arg;
   struct page p = {.type = "text/plain; charset=utf-8"};
   (void)version, (void)upload;
-  if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
+  if (!allowed(method, url)) {
     if (*state) return MHD_NO;
     *state = h;
     atomic_fetch_add(&h->requests, 1);

@@ -1,4 +1,4 @@
-/* HTTP for operators: /metrics /healthz /readyz /status, and / with a list of them. One libmicrohttpd thread. */
+/* HTTP for operators: /metrics /healthz /readyz /status /primary /replica, and / with a list of them. One libmicrohttpd thread. */
 #ifndef DW_HTTP_SERVER_H
 #define DW_HTTP_SERVER_H
 

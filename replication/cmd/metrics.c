@@ -79,6 +79,16 @@ static void node_metrics(struct exposition *x) {
         status_ack(s->ack));
   gauge(x, "required_acks", s->mode == DW_ASYNC ? 0 : s->acks, "Followers that a commit waits for by default.");
   gauge(x, "epoch", s->epoch, "Epoch of the log: one more with each opening of a primary.");
+  gauge(x, "term", epoch_term(s->epoch), "Promotions so far: the epoch's high half.");
+  gauge(x, "promised_epoch", s->promised_epoch, "No epoch below it is followed or acknowledged here; 0: no promise.");
+  gauge(x, "fenced", s->fenced != 0, "1 on a primary that has met a newer epoch and acknowledges nothing.");
+  gauge(x, "writable", status_writable(s), "1 while this node takes writes.");
+  char client[2 * DW_ADDRESS_BYTES + 4];
+  label(client, sizeof client, s->primary_client);
+  family(x, "primary_info", "gauge", "Always 1; the primary as this node knows it is in the labels.");
+  print(x, "dabbawal_primary_info{%s,primary=\"%llu\",client=\"%s\"} 1\n", x->base, (unsigned long long)s->primary_node,
+        client);
+  gauge(x, "members", s->member_count, "This node and those it knows to be connected.");
   gauge(x, "written_lsn", s->written_lsn, "Last LSN in this node's log.");
   gauge(x, "durable_lsn", s->durable_lsn, "Last LSN synced in this node's log.");
   gauge(x, "commit_lsn", s->commit_lsn, "Last committed LSN that this node knows of.");

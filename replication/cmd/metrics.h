@@ -6,12 +6,14 @@
 
 #include "dabbawal.h"
 #include "replication/cmd/resp_server.h"
+#include "replication/cmd/status_json.h"
 #include "wal/base/bytes.h"
 
 struct node_view {
   dw_status status;
   bool has_failover; /* there is a coordinator */
   struct failover_report failover;
+  struct status_epochs epochs;
   bool has_resp;
   struct resp_metrics resp;
   uint64_t http_requests;

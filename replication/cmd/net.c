@@ -29,6 +29,25 @@ void net_format(const struct sockaddr *sa, char *out, size_t cap) {
   snprintf(out, cap, v6 ? "[%s]:%u" : "%s:%u", host, net_port(sa));
 }
 
+int net_bind(const char *text, int *out, unsigned *port) {
+  struct addrinfo *found = NULL;
+  struct sockaddr_storage at = {0};
+  socklen_t n = sizeof at;
+  int rc = net_resolve(text, true, &found), one = 1;
+  if (rc) return rc;
+  int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) || getsockname(fd, (struct sockaddr *)&at, &n)) {
+    rc = dw_fail_errno(errno, "can't bind %s", text);
+    if (fd >= 0) close(fd);
+  } else {
+    *out = fd;
+    *port = net_port((struct sockaddr *)&at);
+  }
+  freeaddrinfo(found);
+  return rc;
+}
+
 unsigned net_port(const struct sockaddr *sa) {
   return sa->sa_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)(const void *)sa)->sin6_port)
                                    : ntohs(((const struct sockaddr_in *)(const void *)sa)->sin_port);

@@ -13,6 +13,8 @@ int net_resolve(const char *text, bool passive, struct addrinfo **out);
 void net_format(const struct sockaddr *, char *out, size_t cap);
 /* Port of a bound socket address. */
 unsigned net_port(const struct sockaddr *);
+/* A socket that has the address, and nobody yet gets through to. DW_INVALID, DW_IO. */
+int net_bind(const char *text, int *fd, unsigned *port);
 /* A connected TCP socket with both time-outs set, or an error naming the address. */
 int net_connect(const char *text, unsigned timeout_ms, int *fd);
 

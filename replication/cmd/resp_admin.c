@@ -28,7 +28,9 @@ static bool role_run(struct work *w) {
 
 static void role_after(struct work *w) {
   struct role_work *k = (struct role_work *)w;
-  if (k->rc) {
+  if (k->rc == DW_FENCED) { /* who was faster, not whom to write to */
+    conn_error(w->c, "FENCED %s", k->error);
+  } else if (k->rc) {
     reply_rc(w->c, &w->c->out, k->rc, 0, k->error);
   } else if (k->promote) {
     dw_status *s = malloc(sizeof *s);

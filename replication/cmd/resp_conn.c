@@ -52,11 +52,13 @@ void conn_drop(struct conn *c) {
   c->closing = true;
   set_block(c, BLOCK_NONE);
   if (c->work) atomic_store(&c->work->cancel, true);
+  pubsub_leave(c);
   uv_close((uv_handle_t *)&c->tcp, on_closed);
 }
 
 dw_read_options conn_default_read(const struct resp_server *s) {
-  if (s->role != DW_FOLLOWER || !s->opt.max_staleness_ms) return (dw_read_options){0};
+  if (!s->opt.max_staleness_ms)
+    return (dw_read_options){0}; /* a primary's data has no age: the bound holds there, too */
   return (dw_read_options){.consistency = DW_BOUNDED, .max_staleness_ms = s->opt.max_staleness_ms};
 }
 
@@ -121,7 +123,8 @@ void flush_out(struct conn *c) {
     }
     if (c->out.cap > IN_CHUNK) buf_free(&c->out); /* empty, and too large to keep */
   }
-  if (c->quit && !c->inflight && !c->out.len && !c->out_sending) conn_drop(c);
+  bool idle = c->block == BLOCK_NONE && !c->parsed && c->in.len == c->in_used;
+  if ((c->quit || (c->leave && idle)) && !c->inflight && !c->out.len && !c->out_sending) conn_drop(c);
 }
 
 /* The end of a turn of the loop. A connection that is flushed may find room to go on, and be dirty again: in the next
@@ -309,6 +312,7 @@ void conn_accept(struct resp_server *s, uv_stream_t *listener) {
   if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&peer, &len) == 0)
     net_format((struct sockaddr *)&peer, c->peer, sizeof c->peer);
   c->read = conn_default_read(s);
+  c->was_master = server_role(s) == DW_PRIMARY;
   if (s->conn_count > s->opt.max_clients) {
     count_up(&s->m_rejected);
     uint64_t so_far = atomic_load(&s->m_rejected); /* 1, 2, 4, 8...: a crowd at the door must not fill the log */

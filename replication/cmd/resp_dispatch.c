@@ -33,11 +33,11 @@ const struct cmd_spec resp_commands[] = {
     {C("discard"), 1, NOW, cmd_discard, 0, 0, 0},
     {C("watch"), -2, CMD_NO_MULTI, cmd_watch, 1, -1, 1},
     {C("unwatch"), 1, 0, cmd_unwatch, 0, 0, 0},
-    {C("ping"), -1, 0, cmd_ping, 0, 0, 0},
+    {C("ping"), -1, CMD_PUBSUB, cmd_ping, 0, 0, 0},
     {C("echo"), 2, 0, cmd_echo, 0, 0, 0},
     {C("select"), 2, 0, cmd_select, 0, 0, 0},
-    {C("quit"), -1, CMD_NO_MULTI, cmd_quit, 0, 0, 0},
-    {C("reset"), 1, CMD_NO_MULTI, cmd_reset, 0, 0, 0},
+    {C("quit"), -1, CMD_NO_MULTI | CMD_PUBSUB, cmd_quit, 0, 0, 0},
+    {C("reset"), 1, CMD_NO_MULTI | CMD_PUBSUB, cmd_reset, 0, 0, 0},
     {C("hello"), -1, CMD_BAD_MULTI, cmd_hello, 0, 0, 0},
     {C("auth"), -2, CMD_BAD_MULTI, cmd_auth, 0, 0, 0},
     {C("client"), -2, 0, cmd_client, 0, 0, 0},
@@ -55,6 +55,11 @@ const struct cmd_spec resp_commands[] = {
     {C("dw.wait"), -2, CMD_BAD_MULTI, cmd_dw_wait, 0, 0, 0},
     {C("dw.promote"), -1, CMD_BAD_MULTI, cmd_dw_promote, 0, 0, 0},
     {C("dw.follow"), 2, CMD_BAD_MULTI, cmd_dw_follow, 0, 0, 0},
+    {C("sentinel"), -2, 0, cmd_sentinel, 0, 0, 0},
+    {C("subscribe"), -2, CMD_BAD_MULTI | CMD_PUBSUB, cmd_subscribe, 0, 0, 0},
+    {C("psubscribe"), -2, CMD_BAD_MULTI | CMD_PUBSUB, cmd_psubscribe, 0, 0, 0},
+    {C("unsubscribe"), -1, CMD_BAD_MULTI | CMD_PUBSUB, cmd_unsubscribe, 0, 0, 0},
+    {C("punsubscribe"), -1, CMD_BAD_MULTI | CMD_PUBSUB, cmd_punsubscribe, 0, 0, 0},
 };
 const size_t resp_command_count = sizeof resp_commands / sizeof *resp_commands;
 _Static_assert(sizeof resp_commands / sizeof *resp_commands <= COMMANDS_MAX && COMMANDS_MAX <= RESP_METRICS_COMMANDS,
@@ -92,10 +97,11 @@ void reply_rc(struct conn *c, struct buf *out, int rc, dw_lsn lsn, const char *m
   unsigned long long n = lsn;
   int failed;
   count_up(&s->m_errors);
-  if (rc == DW_TIMEOUT) count_up(&s->m_indoubt);
+  if (rc == DW_TIMEOUT || (rc == DW_FENCED && lsn)) count_up(&s->m_indoubt);
   if (rc == DW_STALE) count_up(&s->m_stale);
   switch (rc) {
-  case DW_READ_ONLY: failed = resp_error(out, "READONLY You can't write against a read only replica."); break;
+  case DW_READ_ONLY: failed = reply_read_only(c, out); break;
+  case DW_FENCED: failed = reply_fenced(c, out, lsn); break;
   case DW_NOT_ENOUGH_FOLLOWERS:
     failed = resp_error(out, "NOREPLICAS Not enough good replicas to write. (%s)", message);
     break;
@@ -203,7 +209,7 @@ static void strong_after(struct work *w) {
 static bool strong_enough(struct conn *c, enum handled *h) {
   if (c->read.consistency != DW_STRONG) return true;
   if (c->strong_done && c->strong_rc == DW_OK) return true;
-  if (!c->strong_done && c->s->role == DW_PRIMARY && engine_strong_now(c->s->e)) return true;
+  if (!c->strong_done && server_role(c->s) == DW_PRIMARY && engine_strong_now(c->s->e)) return true;
   *h = HANDLED;
   if (c->strong_done) {
     reply_rc(c, &c->out, c->strong_rc, 0, c->strong_error);
@@ -232,8 +238,14 @@ static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_
     conn_error(c, "ERR wrong number of arguments for '%s' command", spec->name);
   } else if (c->multi && spec->flags & CMD_BAD_MULTI) {
     conn_error(c, "ERR Command not allowed inside a transaction");
-  } else if (spec->flags & CMD_WRITE && c->s->role == DW_FOLLOWER) {
-    conn_error(c, "READONLY You can't write against a read only replica.");
+  } else if (c->sub_count && !(spec->flags & CMD_PUBSUB)) {
+    conn_error(
+        c,
+        "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this "
+        "context",
+        spec->name);
+  } else if (spec->flags & CMD_WRITE && server_role(c->s) == DW_FOLLOWER) {
+    reply_rc(c, &c->out, DW_READ_ONLY, 0, "");
   } else if (queueing && !queue_command(c, cmd)) {
     conn_error(c, "OOM the transaction is too large");
   } else if (queueing) {
@@ -249,7 +261,6 @@ static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_
 enum handled resp_dispatch(struct conn *c, const struct cmd *cmd) {
   const struct cmd_spec *spec = resp_find(cmd->argv[0], cmd->argl[0]);
   enum handled h;
-  c->s->role = engine_role(c->s->e);
   if (!c->inflight) {
     h = run(c, cmd, spec);
   } else if (c->inflight >= CONN_INFLIGHT_MAX || !spec ||

@@ -106,8 +106,10 @@ enum handled cmd_dw_mode(struct conn *c, const struct cmd *cmd) {
 enum handled cmd_dw_status(struct conn *c, const struct cmd *cmd) {
   (void)cmd;
   dw_status *s = malloc(sizeof *s);
+  struct status_epochs epochs;
   size_t n;
-  char *json = s && dw_status_get(c->s->e, s) == DW_OK ? status_json(s, &n) : NULL;
+  bool got = s && dw_status_get(c->s->e, s) == DW_OK && status_epochs_get(c->s->e, &epochs) == DW_OK;
+  char *json = got ? status_json(s, &epochs, &n) : NULL;
   if (json && c->s->opt.failover) {
     struct failover_report report;
     c->s->opt.failover(c->s->opt.failover_arg, &report);
@@ -234,7 +236,8 @@ static bool wait_run(struct work *w) {
 static void wait_after(struct work *w) {
   struct wait_work *k = (struct wait_work *)w;
   if (k->rc)
-    reply_rc(w->c, &w->c->out, k->rc, k->rc == DW_TIMEOUT || k->rc == DW_CLOSED ? k->lsn : 0, k->error);
+    reply_rc(w->c, &w->c->out, k->rc, k->rc == DW_TIMEOUT || k->rc == DW_CLOSED || k->rc == DW_FENCED ? k->lsn : 0,
+             k->error);
   else
     resp_simple(&w->c->out, "OK");
   free(k);
@@ -286,7 +289,7 @@ bool wait_check(struct conn *c, const dw_status *st, uint64_t now_ns) {
 
 enum handled cmd_wait(struct conn *c, const struct cmd *cmd) {
   long long replicas, ms;
-  if (c->s->role == DW_FOLLOWER) {
+  if (server_role(c->s) == DW_FOLLOWER) {
     conn_error(c,
                "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is "
                "configured to be writable (which is not the default) writes to replicas are just local and are not "

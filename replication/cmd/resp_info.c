@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "replication/cmd/resp_internal.h"
 
 static void add(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -16,13 +17,20 @@ static void add(struct buf *b, const char *fmt, ...) {
   (void)buf_append(b, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-/* "host:port" apart, for Redis' separate fields. */
-static void split_address(const char *address, char *host, size_t cap, int *port) {
-  const char *colon = strrchr(address, ':');
-  size_t n = colon ? (size_t)(colon - address) : strlen(address);
-  *port = colon ? atoi(colon + 1) : 0;
-  if (n >= 2 && address[0] == '[') address++, n -= 2;
-  snprintf(host, cap, "%.*s", (int)n, address);
+/* Where this client reaches the primary: by its client address, else by what is known of it. */
+static void primary_at(struct conn *c, const dw_status *s, char host[DW_ADDRESS_BYTES], int *port) {
+  char at[DW_ADDRESS_BYTES];
+  conn_reach(c, s->primary_client[0] ? s->primary_client : s->primary, at);
+  address_split(at, host, port);
+}
+
+/* Where this client reaches a follower; if that is not known, where it was seen. */
+static void follower_at(struct conn *c, const dw_status *s, const dw_follower_status *f, char host[DW_ADDRESS_BYTES],
+                        int *port) {
+  char at[DW_ADDRESS_BYTES] = "";
+  for (uint32_t i = 0; i < s->member_count; i++)
+    if (s->members[i].node_id == f->node_id) conn_reach(c, s->members[i].client_address, at);
+  address_split(at[0] ? at : f->address, host, port);
 }
 
 static const char *redis_state(dw_peer_state s) {
@@ -41,32 +49,43 @@ static unsigned count_connected(const dw_status *s) {
   return n;
 }
 
-static void info_replication(struct buf *b, const dw_status *s) {
+static unsigned priority_of(const dw_status *s) {
+  for (uint32_t i = 0; i < s->member_count; i++)
+    if (s->members[i].node_id == s->node_id) return s->members[i].priority;
+  return 0;
+}
+
+static void info_replication(struct conn *c, struct buf *b, const dw_status *s) {
   char cluster[33], host[DW_ADDRESS_BYTES];
   int port;
   for (int i = 0; i < 16; i++) snprintf(cluster + 2 * i, 3, "%02x", s->cluster_id[i]);
-  add(b, "# Replication\r\nrole:%s\r\n", s->role == DW_PRIMARY ? "master" : "slave");
-  if (s->role == DW_FOLLOWER) {
+  add(b, "# Replication\r\nrole:%s\r\n", view_is_master(s) ? "master" : "slave");
+  if (!view_is_master(s)) { /* a fenced primary is read-only, and somebody else's to be */
     bool up = s->primary_state == DW_PEER_STREAMING || s->primary_state == DW_PEER_CATCHING_UP;
-    split_address(s->primary, host, sizeof host, &port);
+    primary_at(c, s, host, &port);
     add(b, "master_host:%s\r\nmaster_port:%d\r\nmaster_link_status:%s\r\n", host, port, up ? "up" : "down");
     add(b, "master_last_io_seconds_ago:%lld\r\nmaster_sync_in_progress:%d\r\n",
         s->staleness_ms == UINT64_MAX ? -1ll : (long long)(s->staleness_ms / 1000),
         s->primary_state == DW_PEER_BOOTSTRAPPING);
-    add(b, "slave_read_repl_offset:%llu\r\nslave_repl_offset:%llu\r\nslave_priority:100\r\nslave_read_only:1\r\n",
-        (unsigned long long)s->written_lsn, (unsigned long long)s->applied_lsn);
+    add(b, "slave_read_repl_offset:%llu\r\nslave_repl_offset:%llu\r\nslave_priority:%u\r\nslave_read_only:1\r\n",
+        (unsigned long long)s->written_lsn, (unsigned long long)s->applied_lsn, priority_of(s));
   }
   add(b, "connected_slaves:%u\r\n", count_connected(s));
   unsigned k = 0;
   for (uint32_t i = 0; i < s->follower_count; i++) {
     const dw_follower_status *f = &s->followers[i];
     if (!connected(f)) continue;
-    split_address(f->address, host, sizeof host, &port);
+    follower_at(c, s, f, host, &port);
     add(b, "slave%u:ip=%s,port=%d,state=%s,offset=%llu,lag=%llu\r\n", k++, host, port, redis_state(f->state),
         (unsigned long long)f->applied_lsn, (unsigned long long)(f->lag_ms / 1000));
   }
   add(b, "master_replid:%s00000000\r\nmaster_repl_offset:%llu\r\nsecond_repl_offset:-1\r\n", cluster,
       (unsigned long long)s->written_lsn);
+  char primary[DW_ADDRESS_BYTES];
+  conn_reach(c, s->primary_client, primary);
+  add(b, "dw_cluster_name:%s\r\ndw_primary:%s\r\ndw_term:%llu\r\ndw_promised_epoch:%llu\r\ndw_fenced:%d\r\n",
+      c->s->cluster_name, primary, (unsigned long long)epoch_term(s->epoch), (unsigned long long)s->promised_epoch,
+      s->fenced);
   add(b, "dw_epoch:%llu\r\ndw_commit_lsn:%llu\r\ndw_applied_lsn:%llu\r\ndw_durable_lsn:%llu\r\ndw_degraded:%d\r\n",
       (unsigned long long)s->epoch, (unsigned long long)s->commit_lsn, (unsigned long long)s->applied_lsn,
       (unsigned long long)s->durable_lsn, s->degraded);
@@ -136,7 +155,7 @@ enum handled cmd_info(struct conn *c, const struct cmd *cmd) {
       add(&b, "# Persistence\r\nloading:0\r\naof_enabled:1\r\naof_last_write_status:%s\r\n", s->failed ? "err" : "ok");
       break;
     case 4: info_stats(&b, c->s, s); break;
-    case 5: info_replication(&b, s); break;
+    case 5: info_replication(c, &b, s); break;
     default:
       add(&b, "# Keyspace\r\ndb0:keys=%llu,expires=0,avg_ttl=0\r\n", (unsigned long long)s->approximate_keys);
       break;
@@ -158,7 +177,7 @@ static void role_master(struct conn *c, const dw_status *s) {
     char host[DW_ADDRESS_BYTES], number[24];
     int port;
     if (!connected(f)) continue;
-    split_address(f->address, host, sizeof host, &port);
+    follower_at(c, s, f, host, &port);
     resp_array(&c->out, 3);
     resp_bulk_str(&c->out, host);
     snprintf(number, sizeof number, "%d", port);
@@ -171,11 +190,12 @@ static void role_master(struct conn *c, const dw_status *s) {
 static void role_slave(struct conn *c, const dw_status *s) {
   char host[DW_ADDRESS_BYTES];
   int port;
-  split_address(s->primary, host, sizeof host, &port);
-  const char *state = s->primary_state == DW_PEER_STREAMING || s->primary_state == DW_PEER_CATCHING_UP ? "connected"
-                      : s->primary_state == DW_PEER_BOOTSTRAPPING                                      ? "sync"
-                      : s->primary_state == DW_PEER_CONNECTING                                         ? "connecting"
-                                                                                                       : "connect";
+  primary_at(c, s, host, &port);
+  const char *state = s->role == DW_PRIMARY                                                              ? "connect"
+                      : s->primary_state == DW_PEER_STREAMING || s->primary_state == DW_PEER_CATCHING_UP ? "connected"
+                      : s->primary_state == DW_PEER_BOOTSTRAPPING                                        ? "sync"
+                      : s->primary_state == DW_PEER_CONNECTING                                           ? "connecting"
+                                                                                                         : "connect";
   resp_array(&c->out, 5);
   resp_bulk_str(&c->out, "slave");
   resp_bulk_str(&c->out, host);
@@ -189,7 +209,7 @@ enum handled cmd_role(struct conn *c, const struct cmd *cmd) {
   dw_status *s = malloc(sizeof *s);
   if (!s || dw_status_get(c->s->e, s))
     conn_error(c, "OOM no memory for ROLE");
-  else if (s->role == DW_PRIMARY)
+  else if (view_is_master(s))
     role_master(c, s);
   else
     role_slave(c, s);

@@ -7,6 +7,8 @@
  *   resp_dispatch.c  the command table, checks that all commands share
  *   resp_read.c      GET MGET EXISTS ...   resp_string.c  SET MSET DEL ...   resp_txn.c   MULTI EXEC
  *   resp_scan.c      SCAN DBSIZE           resp_dw.c      DW.*, WAIT         resp_info.c  INFO ROLE
+ *   resp_role.c      who may write, and who instead
+ *   resp_sentinel.c  SENTINEL              resp_pubsub.c  SUBSCRIBE ...
  *   resp_session.c   PING HELLO CLIENT COMMAND CONFIG ...
  *
  * Everything but commit callbacks (resp_write.c) and work items (resp_work.c) runs in the loop thread, so nothing else here is
@@ -41,6 +43,7 @@
 #define OUT_SOFT (1u << 20)        /* unsent reply bytes: no more commands are run */
 #define OUT_HARD (256u << 20)      /* a reply that would let more pile up is refused */
 #define KEY_SLOTS 65536u
+#define CLUSTER_NAME_BYTES 64u
 #define COMMANDS_MAX 64u
 #define WORK_THREADS 16u
 
@@ -66,6 +69,8 @@ struct conn {
   unsigned refs; /* its handle, each queue entry, a work item, a socket write */
   bool closing, quit, eof, reading;
   bool stalled; /* commands wait until replies have been sent */
+  bool was_master; /* this node could be written to when the connection was made */
+  bool leave;      /* closed when all that has come is answered: the client is to look for the primary anew */
   char peer[DW_ADDRESS_BYTES], name[64];
 
   /* input */
@@ -103,6 +108,9 @@ struct conn {
   dw_write_options write;
   dw_lsn last_lsn;
 
+  struct subscription *subs; /* resp_pubsub.c */
+  size_t sub_count;
+
   bool multi, multi_bad;
   struct buf multi_bytes; /* queued commands: argc:u32 (n:u32 bytes)* */
   uint32_t multi_count;
@@ -137,8 +145,13 @@ struct conn_list {
 struct resp_server {
   dw_engine *e;
   struct resp_options opt;
-  dw_role role; /* as of the command that runs; it may change between two */
   atomic_uint restrict_acks; /* resp_server_restrict */
+  char cluster_name[CLUSTER_NAME_BYTES];
+  dw_status *view; /* resp_role.c */
+  uint64_t view_ns;
+  unsigned subscribers; /* connections with subscriptions */
+  char watched[DW_ADDRESS_BYTES]; /* the primary that they know of; "": none yet */
+  uv_timer_t watch;
   uv_loop_t loop;
   uv_tcp_t listener;
   uv_async_t wake;
@@ -200,7 +213,8 @@ enum cmd_flags {
   CMD_PIPELINE = 2,  /* may run while the connection's queue is not empty */
   CMD_NO_MULTI = 4,  /* runs at once even inside MULTI */
   CMD_BAD_MULTI = 8, /* not allowed inside MULTI */
-  CMD_READ = 16      /* meets the connection's consistency first */
+  CMD_READ = 16,     /* meets the connection's consistency first */
+  CMD_PUBSUB = 32    /* allowed to a connection with subscriptions */
 };
 struct cmd_spec {
   const char *name;
@@ -227,6 +241,32 @@ void conn_error(struct conn *, const char *fmt, ...) __attribute__((format(print
 dw_read_options read_now(const struct conn *);
 /* DW_STALE, and time is left to wait for it: true, and the handler returns HANDLE_LATER. */
 bool read_later(struct conn *, int rc);
+
+/* ---- resp_role.c ------------------------------------------------------------------------------- */
+
+struct subscription;
+dw_role server_role(const struct resp_server *);
+/* The node's status, a little old unless `fresh`; valid until the next call. */
+const dw_status *server_view(struct resp_server *, bool fresh);
+bool view_is_master(const dw_status *); /* as Redis has it: may be written to */
+/* The address as this client reaches it: a host that is none is ours. "" stays. */
+void conn_reach(struct conn *, const char *address, char out[DW_ADDRESS_BYTES]);
+bool address_split(const char *address, char host[DW_ADDRESS_BYTES], int *port); /* false: no address */
+int reply_read_only(struct conn *, struct buf *out);
+int reply_fenced(struct conn *, struct buf *out, dw_lsn lsn);
+
+/* ---- resp_pubsub.c ----------------------------------------------------------------------------- */
+
+void pubsub_leave(struct conn *); /* RESET, or the connection is gone */
+
+/* ---- resp_session.c ---------------------------------------------------------------------------- */
+
+struct subcommand {
+  const char *name;
+  int arity; /* both words included; negative: at least */
+  cmd_fn fn;
+};
+enum handled run_subcommand(struct conn *, const struct cmd *, const char *parent, const struct subcommand *, size_t n);
 
 /* ---- resp_conn.c ------------------------------------------------------------------------------- */
 
@@ -329,6 +369,11 @@ HANDLER(cmd_dw_checksum);
 HANDLER(cmd_dw_wait);
 HANDLER(cmd_dw_promote);
 HANDLER(cmd_dw_follow);
+HANDLER(cmd_sentinel);
+HANDLER(cmd_subscribe);
+HANDLER(cmd_psubscribe);
+HANDLER(cmd_unsubscribe);
+HANDLER(cmd_punsubscribe);
 #undef HANDLER
 
 #endif

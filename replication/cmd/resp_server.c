@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "replication/cmd/net.h"
 #include "wal/base/env.h"
@@ -97,6 +98,7 @@ static void begin_stop(struct resp_server *s) {
 static void close_rest(struct resp_server *s) {
   uv_close((uv_handle_t *)&s->wake, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
+  uv_close((uv_handle_t *)&s->watch, NULL);
   uv_close((uv_handle_t *)&s->prepare, NULL);
   uv_close((uv_handle_t *)&s->check, NULL);
 }
@@ -145,7 +147,8 @@ static int bind_listener(struct resp_server *s, const char *text) {
   struct addrinfo *found = NULL;
   int rc = net_resolve(text, true, &found);
   if (rc) return rc;
-  int err = uv_tcp_bind(&s->listener, found->ai_addr, 0);
+  int err = s->opt.bound ? uv_tcp_open(&s->listener, s->opt.bound) : uv_tcp_bind(&s->listener, found->ai_addr, 0);
+  s->opt.bound = 0;
   if (!err) err = uv_listen((uv_stream_t *)&s->listener, 511, on_connection);
   freeaddrinfo(found);
   if (err) return dw_fail(DW_IO, "RESP: can't listen on %s: %s", text, uv_strerror(err));
@@ -161,13 +164,8 @@ static int init_identity(struct resp_server *s) {
   int rc = env_posix()->ops->random(env_posix(), noise, sizeof noise);
   for (size_t i = 0; i < sizeof noise; i++) snprintf(s->run_id + 2 * i, 3, "%02x", noise[i]);
   memcpy(&s->next_cursor, noise, 4); /* cursors of an earlier run are not taken for ours */
-  dw_status *st = rc ? NULL : malloc(sizeof *st);
-  if (rc) return rc;
-  if (!st) return dw_fail_nomem(sizeof *st);
-  rc = dw_status_get(s->e, st);
-  s->role = st->role;
-  free(st);
-  return rc;
+  s->view = malloc(sizeof *s->view);
+  return s->view ? rc : dw_fail_nomem(sizeof *s->view);
 }
 
 static void server_free(struct resp_server *s) {
@@ -176,6 +174,8 @@ static void server_free(struct resp_server *s) {
   scan_cursors_free(s);
   dw_batch_destroy(s->batch);
   buf_free(&s->spare_in);
+  if (s->opt.bound) close(s->opt.bound);
+  free(s->view);
   free(s);
 }
 
@@ -185,20 +185,24 @@ int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_
   s->e = e;
   s->opt = *opt;
   if (!s->opt.max_clients) s->opt.max_clients = 10000;
+  if (!s->opt.watch_ms) s->opt.watch_ms = 100;
   if (s->opt.max_staleness_ms == UINT64_MAX) s->opt.max_staleness_ms = 0;
+  snprintf(s->cluster_name, sizeof s->cluster_name, "%s", opt->cluster_name ? opt->cluster_name : "dabbawal");
   s->next_id = 1;
   s->started_ns = server_now_ns();
   int err = uv_loop_init(&s->loop);
   if (err) {
+    if (opt->bound) close(opt->bound);
     free(s);
     return dw_fail(DW_IO, "RESP: %s", uv_strerror(err));
   }
   uv_tcp_init(&s->loop, &s->listener);
   uv_timer_init(&s->loop, &s->timer);
+  uv_timer_init(&s->loop, &s->watch);
   uv_prepare_init(&s->loop, &s->prepare);
   uv_check_init(&s->loop, &s->check);
   err = uv_async_init(&s->loop, &s->wake, on_wake);
-  s->listener.data = s->wake.data = s->timer.data = s->prepare.data = s->check.data = s;
+  s->listener.data = s->wake.data = s->watch.data = s->timer.data = s->prepare.data = s->check.data = s;
   int rc = err ? dw_fail(DW_IO, "RESP: %s", uv_strerror(err)) : init_identity(s);
   if (rc == DW_OK) rc = work_pool_start(s);
   if (rc == DW_OK) rc = bind_listener(s, opt->listen);
@@ -212,6 +216,7 @@ int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_
     dw_error_copy(why, sizeof why);
     uv_close((uv_handle_t *)&s->listener, NULL);
     uv_close((uv_handle_t *)&s->timer, NULL);
+    uv_close((uv_handle_t *)&s->watch, NULL);
     uv_close((uv_handle_t *)&s->prepare, NULL);
     uv_close((uv_handle_t *)&s->check, NULL);
     if (!err) uv_close((uv_handle_t *)&s->wake, NULL);

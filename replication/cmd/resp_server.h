@@ -7,8 +7,11 @@
 
 struct resp_options {
   const char *listen;        /* "host:port", port 0: any */
-  uint64_t max_staleness_ms; /* default bound of reads on a follower; 0 or UINT64_MAX: none (EVENTUAL) */
+  int bound;                 /* a socket bound to it already (net_bind), the server's from here on; 0: none */
+  const char *cluster_name;  /* what SENTINEL calls this cluster; NULL: "dabbawal" */
+  uint64_t max_staleness_ms; /* default bound of reads; 0 or UINT64_MAX: none (EVENTUAL) */
   uint32_t max_clients;      /* 0: 10000 */
+  uint32_t watch_ms;         /* how often subscribers have us look for another primary; 0: 100 */
   dw_log_fn log;             /* may be NULL */
   void *log_arg;
   /* What DW.STATUS says about failover; NULL: nothing. Called in the loop thread. */

@@ -10,7 +10,11 @@
 enum handled cmd_ping(struct conn *c, const struct cmd *cmd) {
   if (cmd->argc > 2)
     conn_error(c, "ERR wrong number of arguments for 'ping' command");
-  else if (cmd->argc == 2)
+  else if (c->sub_count) { /* as Redis answers those who listen */
+    resp_array(&c->out, 2);
+    resp_bulk_str(&c->out, "pong");
+    resp_bulk(&c->out, cmd->argc == 2 ? cmd->argv[1] : (const uint8_t *)"", cmd->argc == 2 ? cmd->argl[1] : 0);
+  } else if (cmd->argc == 2)
     resp_bulk(&c->out, cmd->argv[1], cmd->argl[1]);
   else
     resp_simple(&c->out, "PONG");
@@ -43,6 +47,7 @@ enum handled cmd_quit(struct conn *c, const struct cmd *cmd) {
 enum handled cmd_reset(struct conn *c, const struct cmd *cmd) {
   (void)cmd;
   txn_leave(c);
+  pubsub_leave(c);
   c->write = (dw_write_options){0};
   c->read = conn_default_read(c->s);
   c->name[0] = 0;
@@ -126,7 +131,7 @@ enum handled cmd_hello(struct conn *c, const struct cmd *cmd) {
   resp_bulk_str(&c->out, "mode");
   resp_bulk_str(&c->out, "standalone");
   resp_bulk_str(&c->out, "role");
-  resp_bulk_str(&c->out, c->s->role == DW_PRIMARY ? "master" : "replica");
+  resp_bulk_str(&c->out, view_is_master(server_view(c->s, true)) ? "master" : "replica");
   resp_bulk_str(&c->out, "modules");
   resp_array(&c->out, 0);
   return HANDLED;
@@ -134,13 +139,7 @@ enum handled cmd_hello(struct conn *c, const struct cmd *cmd) {
 
 /* ---- commands with subcommands --------------------------------------------------------------------- */
 
-struct subcommand {
-  const char *name;
-  int arity; /* both words included; negative: at least */
-  cmd_fn fn;
-};
-
-static enum handled run_sub(struct conn *c, const struct cmd *cmd, const char *parent, const struct subcommand *subs,
+enum handled run_subcommand(struct conn *c, const struct cmd *cmd, const char *parent, const struct subcommand *subs,
                             size_t n) {
   for (size_t i = 0; i < n; i++) {
     if (!cmd_is(cmd, 1, subs[i].name)) continue;
@@ -156,7 +155,7 @@ static enum handled run_sub(struct conn *c, const struct cmd *cmd, const char *p
              (const char *)cmd->argv[1], shout);
   return HANDLED;
 }
-#define RUN_SUB(c, cmd, parent, subs) run_sub(c, cmd, parent, subs, sizeof(subs) / sizeof *(subs))
+#define RUN_SUB(c, cmd, parent, subs) run_subcommand(c, cmd, parent, subs, sizeof(subs) / sizeof *(subs))
 
 static enum handled reply_ok(struct conn *c, const struct cmd *cmd) {
   (void)cmd;

@@ -229,7 +229,7 @@ enum handled cmd_exec(struct conn *c, const struct cmd *cmd) {
   enum handled h = HANDLED;
   if (!unpack(c, &u) || !gather_keys(c, &u, &keys))
     conn_error(c, "OOM no memory for the transaction");
-  else if (!keys_free(c, &keys, 0, 1, keys.argc, c->s->role == DW_PRIMARY))
+  else if (!keys_free(c, &keys, 0, 1, keys.argc, server_role(c->s) == DW_PRIMARY))
     h = HANDLE_LATER;
   else
     h = run_all(c, &u, &keys);

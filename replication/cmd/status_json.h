@@ -4,10 +4,21 @@
 
 #include <stddef.h>
 
-#include "dabbawal.h"
+#include <stdbool.h>
 
-/* malloc'd text, *n its length without the terminator; NULL: no memory. */
-char *status_json(const dw_status *, size_t *n);
+#include "engine/engine.h"
+
+/* The end of the history of epochs. */
+#define STATUS_EPOCHS 32u
+struct status_epochs {
+  size_t total, count;
+  struct epoch_record last[STATUS_EPOCHS]; /* oldest first */
+};
+int status_epochs_get(dw_engine *, struct status_epochs *); /* DW_NO_MEMORY */
+
+/* malloc'd text, *n its length without the terminator; NULL: no memory. Epochs may be NULL: then they are left out. */
+char *status_json(const dw_status *, const struct status_epochs *, size_t *n);
+bool status_writable(const dw_status *); /* takes writes now: what /primary says */
 
 /* Names as they stand in JSON, metrics and tables. Static. */
 const char *status_role(dw_role);

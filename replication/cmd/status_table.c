@@ -56,6 +56,19 @@ static bool is_true(const cJSON *o, const char *name) {
   return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, name));
 }
 
+/* Of an epoch's number people want the term: how many promotions there were. */
+static void role_line(FILE *f, const cJSON *o) {
+  char a[32], b[32];
+  const char *client = text_of(o, "primary_client"), *node = text_of(o, "primary_node");
+  bool known = strcmp(node, "0") != 0 && strcmp(node, "?") != 0;
+  fprintf(f, "  primary  %s%s", known ? "node " : "", known ? node : "unknown");
+  if (known && *client && strcmp(client, "?") != 0) fprintf(f, " at %s", client);
+  fprintf(f, "; term %s", number_of(o, "term", a));
+  if (double_of(o, "promised_epoch") > double_of(o, "epoch"))
+    fprintf(f, "; epoch %s is promised to node %s", number_of(o, "promised_epoch", b), text_of(o, "promised_node"));
+  fputc('\n', f);
+}
+
 static void node_lines(FILE *f, const cJSON *o) {
   char a[32], b[32], c[32], d[32];
   bool follower = strcmp(text_of(o, "role"), "follower") == 0;
@@ -69,7 +82,9 @@ static void node_lines(FILE *f, const cJSON *o) {
     fprintf(f, "  mode async");
   else
     fprintf(f, "  mode %s, acks %s, level %s", mode, number_of(o, "acks", b), text_of(o, "ack"));
-  fprintf(f, "%s%s\n", is_true(o, "degraded") ? "  DEGRADED" : "", is_true(o, "failed") ? "  FAILED" : "");
+  fprintf(f, "%s%s%s\n", is_true(o, "degraded") ? "  DEGRADED" : "", is_true(o, "failed") ? "  FAILED" : "",
+          is_true(o, "fenced") ? "  FENCED" : "");
+  role_line(f, o);
   fprintf(f, "  LSN      written %s  durable %s", number_of(o, "written_lsn", a), number_of(o, "durable_lsn", b));
   fprintf(f, "  commit %s  applied %s", number_of(o, "commit_lsn", a), number_of(o, "applied_lsn", b));
   fprintf(f, "  persisted %s  oldest in log %s\n", number_of(o, "persisted_lsn", a), number_of(o, "oldest_lsn", b));

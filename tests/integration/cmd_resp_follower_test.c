@@ -34,14 +34,21 @@ static bool has_written(struct cluster_node *n, const dw_status *s, uint64_t lsn
   return s->written_lsn >= lsn;
 }
 
+static bool knows_primary(struct cluster_node *n, const dw_status *s, uint64_t unused) {
+  (void)n, (void)unused;
+  return strcmp(s->primary_client, "10.9.8.7:6379") == 0;
+}
+
 static void setup(void) {
   cluster_init(&cluster);
+  primary->opt.client_address = "10.9.8.7:6379";
   node_open(primary);
   proxy = proxy_start(primary->port);
   node_follow_port(follower, proxy_port(proxy));
   node_open(follower);
   await_streaming(primary, 1);
   await_status(follower, "its staleness", is_fresh, 500);
+  await_status(follower, "the primary's client address", knows_primary, 0);
   at_primary = serve(primary, 0);
   at_follower = serve(follower, 2000);
   p = talk_connect(resp_server_port(at_primary));
@@ -59,7 +66,7 @@ static void teardown(void) {
 }
 
 START_TEST(test_writes_at_a_follower_are_refused_in_redis_words) {
-  static const char readonly[] = "-READONLY You can't write against a read only replica.\r\n";
+  static const char readonly[] = "-READONLY You can't write against a read only replica. primary=10.9.8.7:6379\r\n";
   talk(f, "SET a 1\r\n", readonly);
   talk(f, "DEL a\r\n", readonly);
   talk(f, "MSET a 1\r\n", readonly);
@@ -293,12 +300,10 @@ START_TEST(test_info_and_role_of_both_in_redis_field_names) {
   expect_part(p, "INFO replication\r\n", ",state=online,offset=1,lag=0\r\n");
   expect_part(p, "INFO replication\r\n", "\r\nmaster_repl_offset:1\r\n");
   expect_part(p, "ROLE\r\n", "*3\r\n$6\r\nmaster\r\n:1\r\n*1\r\n*3\r\n$9\r\n127.0.0.1\r\n$");
-  char master[128];
-  snprintf(master, sizeof master, "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:%u\r\nmaster_link_status:up\r\n",
-           proxy_port(proxy));
-  expect_part(f, "INFO replication\r\n", master);
+  expect_part(f, "INFO replication\r\n",
+              "role:slave\r\nmaster_host:10.9.8.7\r\nmaster_port:6379\r\nmaster_link_status:up\r\n");
   expect_part(f, "INFO replication\r\n", "\r\nslave_repl_offset:1\r\nslave_priority:100\r\nslave_read_only:1\r\n");
-  expect_part(f, "ROLE\r\n", "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:");
+  expect_part(f, "ROLE\r\n", "*5\r\n$5\r\nslave\r\n$8\r\n10.9.8.7\r\n:6379\r\n");
   expect_part(f, "ROLE\r\n", "\r\n$9\r\nconnected\r\n:1\r\n");
   expect_part(f, "HELLO\r\n", "$7\r\nreplica\r\n");
 }

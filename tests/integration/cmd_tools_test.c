@@ -228,6 +228,7 @@ START_TEST(what_is_loaded_is_on_every_node_and_status_shows_it) {
   ck_assert_ptr_nonnull(strstr(slurp("l.err"), "command 2: ERR unknown command"));
   ck_assert_int_eq(run("l", cli_load, fmt("%d index", follower)), EXIT_RUNTIME);
   ck_assert_ptr_nonnull(strstr(slurp("l.err"), "READONLY"));
+  ck_assert_ptr_nonnull(strstr(slurp("l.err"), fmt("primary=127.0.0.1:%d", resp))); /* the port that was bound for it */
   ck_assert_int_eq(line_count("l.err"), 1);
 
   write_text("last.resp", "DW.MODE SYNC 1 APPLIED\r\nSET last 1\r\n"); /* then the follower has everything */
@@ -244,6 +245,7 @@ START_TEST(what_is_loaded_is_on_every_node_and_status_shows_it) {
                   "%s", slurp("s.out"));
     ck_assert_ptr_nonnull(strstr(slurp("s.out"), "written 5  durable 5  commit 5  applied 5"));
     ck_assert_ptr_nonnull(strstr(slurp("s.out"), "11        pune"));
+    ck_assert_ptr_nonnull(strstr(slurp("s.out"), fmt("  primary  node 1 at 127.0.0.1:%d; term 0\n", resp)));
   }
   ck_assert_int_eq(run("s", cli_status, fmt("%d --json", follower)), EXIT_OK);
   ck_assert_ptr_nonnull(strstr(slurp("s.out"), "\"role\":\"follower\""));

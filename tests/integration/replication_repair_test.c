@@ -100,8 +100,9 @@ static void flip(const char *path, uint64_t off) {
   close(fd);
 }
 
-/* A byte of the block that stands at `off` or behind it: a mark may stand anywhere, and needs no peer. */
-static void flip_block(const char *path, uint64_t off) {
+/* A byte of the block that stands at `off` or behind it: a mark may stand anywhere, and needs no peer. Returns where
+ * that block ends. */
+static uint64_t flip_block(const char *path, uint64_t off) {
   uint8_t head[WAL_BLOCK_HEADER_BYTES];
   struct block_header h;
   struct mark_frame m;
@@ -120,6 +121,26 @@ static void flip_block(const char *path, uint64_t off) {
   }
   close(fd);
   flip(path, at + WAL_BLOCK_HEADER_BYTES + 2);
+  return at + block_total_bytes(&h);
+}
+
+/* Has the segment more than one block? How big they are depends on what met in a group. */
+static bool has_two_blocks(const char *path) {
+  uint8_t head[WAL_BLOCK_HEADER_BYTES];
+  struct block_header h;
+  struct mark_frame m;
+  unsigned blocks = 0;
+  int fd = open(path, O_RDONLY);
+  ck_assert_int_ge(fd, 0);
+  for (uint64_t at = WAL_SEGMENT_HEADER_BYTES; blocks < 2;) {
+    if (pread(fd, head, sizeof head, (off_t)at) != sizeof head) break;
+    bool mark = mark_decode(head, &m);
+    if (!mark && block_header_decode(head, &h)) break;
+    at += mark ? WAL_MARK_BYTES : block_total_bytes(&h);
+    blocks += !mark;
+  }
+  close(fd);
+  return blocks == 2;
 }
 
 static void copy_dir(const char *from, const char *to) {
@@ -170,10 +191,12 @@ static bool repaired(struct cluster_node *n, const dw_status *s, uint64_t count)
 START_TEST(a_follower_repairs_blocks_and_headers_from_its_primary_before_it_opens) {
   char path[900];
   start();
+  for (unsigned i = 1500; segment_path(f1, -1, path), !has_two_blocks(path); i += 20) {
+    fill(p, i, 20, 400);
+    await_same(p, f1);
+  }
   node_close(f1);
-  segment_path(f1, -1, path);
-  flip_block(path, 4096 + 300); /* a block of the newest segment */
-  flip_block(path, 4096 + 5000);
+  flip_block(path, flip_block(path, 4096)); /* two blocks of the newest segment */
   segment_path(f1, 2, path);
   flip(path, 40); /* a header */
   node_open(f1);

@@ -305,15 +305,16 @@ bool check_converged(struct world *w) {
   struct sim_node *p = primary_of(w);
   if (!node_up(p) || !p->tail) return false;
   struct engine_positions pos, mine;
+  dw_status s;
   engine_positions(p->e, &pos);
   if (pos.commit_lsn != pos.tail.lsn || pos.applied.lsn != pos.tail.lsn) return false;
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     struct sim_node *n = &w->node[i];
     if (!node_up(n)) return false;
+    dw_status_get(n->e, &s);
+    if (s.failed) return false; /* the operator will reopen it */
     if (n == p) continue;
     engine_positions(n->e, &mine);
-    dw_status s;
-    dw_status_get(n->e, &s);
     if (mine.applied.lsn != pos.tail.lsn || s.primary_state != DW_PEER_STREAMING) return false;
     if (!hash128_eq(&mine.tail.chain, &pos.tail.chain)) return false;
   }

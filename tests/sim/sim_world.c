@@ -366,8 +366,11 @@ void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum
   faults_end(w);
   world_trace(w, NULL, "faults end");
   uint64_t patience = w->now + 180 * SEC, next_look = w->now;
-  while (w->heap_n) {
-    run_one(w);
+  for (;;) {
+    if (w->heap_n)
+      run_one(w);
+    else
+      w->now = next_look; /* every node is down: only the operator is left */
     if (w->now < next_look) continue;
     next_look = w->now + 200 * MS;
     faults_operate(w);

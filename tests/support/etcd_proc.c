@@ -71,5 +71,8 @@ void etcd_kill9(struct etcd_proc *e) {
 }
 
 void etcd_pause(struct etcd_proc *e, int on) {
-  if (e->pid > 0) kill(e->pid, on ? SIGSTOP : SIGCONT);
+  int status;
+  if (e->pid <= 0) return;
+  kill(e->pid, on ? SIGSTOP : SIGCONT);
+  if (on) waitpid(e->pid, &status, WUNTRACED); /* its threads stop one by one */
 }

@@ -215,6 +215,10 @@ WRAP(FAULT_MEMORY, size_t, ZSTD_compressCCtx,
      ZSTD_NO_MEMORY)
 WRAP(FAULT_MEMORY, size_t, ZSTD_decompressDCtx, (ZSTD_DCtx * c, void *dst, size_t cap, const void *src, size_t n),
      (c, dst, cap, src, n), ZSTD_NO_MEMORY)
+WRAP(FAULT_MEMORY, size_t, ZSTD_compressStream2,
+     (ZSTD_CCtx * c, ZSTD_outBuffer *out, ZSTD_inBuffer *in, ZSTD_EndDirective end), (c, out, in, end), ZSTD_NO_MEMORY)
+WRAP(FAULT_MEMORY, size_t, ZSTD_decompressStream, (ZSTD_DCtx * c, ZSTD_outBuffer *out, ZSTD_inBuffer *in), (c, out, in),
+     ZSTD_NO_MEMORY)
 
 WRAP(FAULT_THREADS, int, pthread_create, (pthread_t * t, const pthread_attr_t *a, void *(*run)(void *), void *arg),
      (t, a, run, arg), EAGAIN)

@@ -77,14 +77,15 @@ static int f_pread(struct env_file *x, uint64_t off, void *buf, size_t n, size_t
 static int f_pwritev(struct env_file *x, uint64_t off, const struct iovec *iov, int n) {
   int rc = check(x->f, FAULT_PWRITEV, x->path);
   if (rc == DW_OK) return x->f->base->ops->pwritev(x->base, off, iov, n);
-  size_t total = 0;
-  for (int i = 0; i < n; i++) total += iov[i].iov_len;
-  for (int i = 0; i < n && total / 2 > 0; i++) {
-    struct iovec half = iov[i];
-    if (half.iov_len > total / 2) half.iov_len = total / 2;
-    if (x->f->base->ops->pwritev(x->base, off, &half, 1)) break;
-    off += half.iov_len;
-    if (half.iov_len < iov[i].iov_len) break;
+  size_t left = 0;
+  for (int i = 0; i < n; i++) left += iov[i].iov_len;
+  left /= 2;
+  for (int i = 0; i < n && left > 0; i++) {
+    struct iovec part = iov[i];
+    if (part.iov_len > left) part.iov_len = left;
+    if (x->f->base->ops->pwritev(x->base, off, &part, 1)) break;
+    off += part.iov_len;
+    left -= part.iov_len;
   }
   return dw_fail(rc, "pwritev %s: injected fault", x->path);
 }

@@ -112,7 +112,8 @@ struct hash128 sim_id(uint64_t n) {
 }
 
 void sim_init(struct sim *sim, uint64_t seed) {
-  *sim = (struct sim){.now = 1000000 * SIM_MS, .rng = seed | 1, .heartbeat_ms = 500, .peer_timeout_ms = 5000};
+  *sim = (struct sim){
+      .now = 1000000 * SIM_MS, .rng = seed | 1, .heartbeat_ms = 500, .peer_timeout_ms = 5000, .pack_rate = 1u << 30};
 }
 
 uint64_t sim_draw(struct sim *sim, uint64_t below) {
@@ -384,6 +385,7 @@ static void connect_up(struct sim_node *n) {
     return;
   }
   if (s->members.count) shipper_members(l->ship, &s->members, s->sim->now);
+  shipper_pack_rate(l->ship, s->sim->pack_rate);
   struct receiver_position p = position(n);
   receiver_connected(n->recv, &p, n->sim->now);
 }

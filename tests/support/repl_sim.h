@@ -106,6 +106,7 @@ struct sim {
   size_t count;
   size_t fragment; /* > 0: at most so many bytes arrive at once */
   uint32_t heartbeat_ms, peer_timeout_ms;
+  uint64_t pack_rate; /* of every server's shippers */
 };
 
 void sim_init(struct sim *, uint64_t seed);

@@ -135,11 +135,11 @@ START_TEST(all_mistakes_are_reported_not_only_the_first) {
 END_TEST
 
 START_TEST(only_options_of_this_program_are_suggested) {
-  ck_assert_int_eq(LOAD(PRIMARY_BASE, "--max-stalenes", "3"), DW_INVALID);
-  ck_assert_str_eq((char *)errors.data, "unknown option --max-stalenes\n");
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, "--primry", "3"), DW_INVALID);
+  ck_assert_str_eq((char *)errors.data, "unknown option --primry\n");
   config_free(&config);
-  ck_assert_int_eq(LOAD(FOLLOWER_BASE, "--max-stalenes", "3"), DW_INVALID);
-  ck_assert_str_eq((char *)errors.data, "unknown option --max-stalenes: did you mean --max-staleness?\n");
+  ck_assert_int_eq(LOAD(FOLLOWER_BASE, "--primry", "3"), DW_INVALID);
+  ck_assert_str_eq((char *)errors.data, "unknown option --primry: did you mean --primary?\n");
   done();
 }
 END_TEST

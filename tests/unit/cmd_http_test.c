@@ -44,6 +44,24 @@ static void fill_view(void) {
   s->followers[0].lag_ms = 1500;
   s->followers[0].staleness_ms = 20;
   s->followers[1] = (dw_follower_status){.node_id = 12, .region = "x\"", .staleness_ms = UINT64_MAX};
+  s->epoch = (3ull << 32) + 5;
+  s->promised_epoch = 4ull << 32;
+  s->promised_node = 12;
+  s->primary_node = UINT64_MAX;
+  snprintf(s->primary_client, sizeof s->primary_client, "10.0.0.1:6379");
+  s->member_count = 2;
+  s->members[0] = (dw_member){.node_id = UINT64_MAX, .role = DW_PRIMARY, .priority = 100};
+  s->members[1] = (dw_member){.node_id = 11,
+                              .role = DW_FOLLOWER,
+                              .priority = 7,
+                              .client_address = "10.0.0.2:6379",
+                              .address = "10.0.0.2:7400",
+                              .region = "pune"};
+  view.epochs.total = 40;
+  view.epochs.count = 2;
+  view.epochs.last[0] = (struct epoch_record){.epoch = 1, .node_id = 11, .reason = EPOCH_CREATED};
+  view.epochs.last[1] =
+      (struct epoch_record){.epoch = s->epoch, .node_id = 12, .reason = EPOCH_PROMOTED, .start = {.lsn = 33}};
   view.has_resp = true;
   view.resp.commands_total = 77;
   view.start_time_s = 1.5;
@@ -63,7 +81,7 @@ static const char *text(const cJSON *o, const char *name) {
 START_TEST(status_as_json_can_be_read_back) {
   fill_view();
   size_t n = 0;
-  char *json = status_json(&view.status, &n);
+  char *json = status_json(&view.status, &view.epochs, &n);
   ck_assert_uint_eq(n, strlen(json));
   ck_assert_ptr_nonnull(strstr(json, "\"written_lsn\":9007199254740993")); /* not rounded */
   cJSON *o = cJSON_Parse(json);
@@ -89,6 +107,29 @@ START_TEST(status_as_json_can_be_read_back) {
   ck_assert_double_eq(number(f, "applied_lsn"), 40);
   ck_assert_double_eq(number(f, "staleness_ms"), 20);
   ck_assert(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(g, "staleness_ms"))); /* unknown */
+  ck_assert_double_eq(number(o, "term"), 3);
+  ck_assert_double_eq(number(o, "promised_epoch"), (double)(4ull << 32));
+  ck_assert_str_eq(text(o, "promised_node"), "12");
+  ck_assert(cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(o, "fenced")));
+  ck_assert(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "writable")));
+  ck_assert_str_eq(text(o, "primary_client"), "10.0.0.1:6379");
+  list = cJSON_GetObjectItemCaseSensitive(o, "members");
+  ck_assert_int_eq(cJSON_GetArraySize(list), 2);
+  f = cJSON_GetArrayItem(list, 1);
+  ck_assert_str_eq(text(f, "node_id"), "11");
+  ck_assert_str_eq(text(f, "role"), "follower");
+  ck_assert_str_eq(text(f, "client_address"), "10.0.0.2:6379");
+  ck_assert_str_eq(text(f, "address"), "10.0.0.2:7400");
+  ck_assert_str_eq(text(f, "region"), "pune");
+  ck_assert_double_eq(number(f, "priority"), 7);
+  list = cJSON_GetObjectItemCaseSensitive(o, "epochs");
+  ck_assert_int_eq(cJSON_GetArraySize(list), 2);
+  ck_assert_double_eq(number(o, "epochs_total"), 40);
+  f = cJSON_GetArrayItem(list, 1);
+  ck_assert_str_eq(text(f, "reason"), "promoted");
+  ck_assert_str_eq(text(f, "node_id"), "12");
+  ck_assert_double_eq(number(f, "term"), 3);
+  ck_assert_double_eq(number(f, "start_lsn"), 33);
   cJSON_Delete(o);
   free(json);
 }
@@ -281,6 +322,44 @@ START_TEST(probes_turn_to_503_and_say_why) {
 }
 END_TEST
 
+/* HAProxy: `option httpchk OPTIONS /primary` is its default method, GET and HEAD are as good. */
+static void ask_role(const char *path, int code, const char *line) {
+  static const char *const methods[] = {"GET", "HEAD", "OPTIONS"};
+  for (int i = 0; i < 3; i++) {
+    int got = get(methods[i], path);
+    ck_assert_msg(got == code, "%s %s: %d, not %d: %s", methods[i], path, got, code, body());
+    ck_assert_str_eq(body(), i == 1 ? "" : line);
+  }
+}
+
+START_TEST(primary_and_replica_say_who_takes_writes_now) {
+  dw_status *s = &view.status;
+  ask_role("/primary", 200, "role=primary epoch=12884901893 primary=10.0.0.1:6379\n");
+  ask_role("/replica", 503, "no: role=primary epoch=12884901893 primary=10.0.0.1:6379\n");
+  s->stopping = 1;
+  ask_role("/primary", 503, "no: role=primary epoch=12884901893 primary=10.0.0.1:6379 stopping\n");
+  s->stopping = 0;
+  s->failed = 1;
+  ask_role("/primary", 503, "no: role=primary epoch=12884901893 primary=10.0.0.1:6379 failed\n");
+  s->failed = 0;
+  s->fenced = 1;
+  snprintf(s->primary_client, sizeof s->primary_client, "10.0.0.2:6379");
+  ask_role("/primary", 503, "no: role=primary fenced epoch=17179869184 primary=10.0.0.2:6379\n");
+  s->fenced = 0;
+  s->role = DW_FOLLOWER;
+  s->staleness_ms = 100;
+  ask_role("/primary", 503, "no: role=follower epoch=12884901893 primary=10.0.0.2:6379\n");
+  ask_role("/replica", 200, "role=follower epoch=12884901893 primary=10.0.0.2:6379\n");
+  s->staleness_ms = 101;
+  ask_role("/replica", 503,
+           "no: role=follower epoch=12884901893 primary=10.0.0.2:6379 not ready: staleness_ms=101 bound_ms=100\n");
+  s->primary_client[0] = 0;
+  ask_role("/primary", 503, "no: role=follower epoch=12884901893 primary=unknown\n");
+  ck_assert_int_eq(get("OPTIONS", "/status"), 405);
+  ck_assert_int_eq(get("POST", "/primary"), 405);
+}
+END_TEST
+
 START_TEST(other_paths_and_methods_are_refused) {
   ck_assert_int_eq(get("GET", "/nope"), 404);
   ck_assert_int_eq(get("GET", "/status/"), 404);
@@ -348,6 +427,7 @@ int main(void) {
   tcase_add_test(t, each_page_is_served_with_its_type);
   tcase_add_test(t, a_status_table_carries_no_control_characters_to_the_terminal);
   tcase_add_test(t, probes_turn_to_503_and_say_why);
+  tcase_add_test(t, primary_and_replica_say_who_takes_writes_now);
   tcase_add_test(t, other_paths_and_methods_are_refused);
   tcase_add_test(t, garbage_harms_neither_the_server_nor_others);
   tcase_add_test(t, silent_clients_do_not_keep_others_out);

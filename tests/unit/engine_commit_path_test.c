@@ -582,11 +582,42 @@ START_TEST(the_log_is_trimmed_to_retain_bytes_however_many_segments_there_are) {
 }
 END_TEST
 
+/* The disk is well again, and nobody writes; still the store takes nothing until it is reopened. */
+START_TEST(a_store_whose_flush_failed_shows_as_failed_although_nobody_writes) {
+  struct engine_checkpoint copy;
+  dw_status st = {0};
+  config.env = fault_env_env(faults);
+  open_engine();
+  ck_assert_int_eq(dw_put(e, NULL, "a", 1, "1", 1, NULL), DW_OK);
+  fault_env_only(faults, "store");
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_NO_SPACE, true);
+  ck_assert_int_eq(engine_checkpoint_create(e, "for-a-follower", &copy), DW_NO_SPACE);
+  fault_env_fail(faults, FAULT_PWRITEV, 0, DW_OK, false);
+  struct timespec until = in_ms(10000), now, pause = {0, 2000000};
+  do {
+    nanosleep(&pause, NULL);
+    clock_gettime(CLOCK_REALTIME, &now);
+    ck_assert_int_eq(dw_status_get(e, &st), DW_OK);
+  } while (!st.failed && now.tv_sec < until.tv_sec);
+  ck_assert(st.failed);
+  ck_assert_ptr_nonnull(strstr(st.error, "reopen"));
+  ck_assert_int_eq(dw_put(e, NULL, "b", 1, "2", 1, NULL), DW_NO_SPACE);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "nothing was logged"));
+  ck_assert_int_eq(engine_close(e), DW_OK);
+  open_engine();
+  ck_assert_int_eq(dw_put(e, NULL, "b", 1, "2", 1, NULL), DW_OK);
+  ck_assert_int_eq(engine_checkpoint_create(e, "for-a-follower", &copy), DW_OK);
+  ck_assert_int_eq(dw_status_get(e, &st), DW_OK);
+  ck_assert(!st.failed);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("commit path");
   TCase *t = tcase_create("path");
   tcase_set_timeout(t, 120);
   tcase_add_checked_fixture(t, setup, teardown);
+  tcase_add_test(t, a_store_whose_flush_failed_shows_as_failed_although_nobody_writes);
   tcase_add_test(t, a_write_whose_deadline_passes_while_it_is_being_logged_still_times_out);
   tcase_add_test(t, a_semi_sync_write_that_was_logged_late_degrades_instead_of_timing_out);
   tcase_add_test(t, time_outs_in_a_full_queue_make_room_for_those_who_wait);

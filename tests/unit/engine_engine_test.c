@@ -1,6 +1,8 @@
 /* The engine by itself: writing, reading, reopening, recovery, without any follower. On RocksDB and on the memory
  * store. */
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -526,6 +528,100 @@ START_TEST(a_follower_without_a_log_installs_a_checkpoint_although_there_is_noth
 }
 END_TEST
 
+/* Gets hold no reference to the store that they read: an install has to wait for them. Iterators hold one. */
+struct install_reader {
+  pthread_t thread;
+  atomic_bool stop;
+  atomic_uint_fast64_t reads;
+  bool wrong;
+};
+
+static void *read_beside_installs(void *arg) {
+  struct install_reader *r = arg;
+  dw_read_options ro = {.consistency = DW_SESSION, .min_lsn = 1};
+  while (!atomic_load(&r->stop)) {
+    dw_value v = {0};
+    dw_iter *it = NULL;
+    if (dw_get(e, &ro, "k", 1, &v) != DW_OK || v.size != 0) r->wrong = true;
+    dw_value_release(&v);
+    if (dw_iter_create(e, &ro, &it) != DW_OK) r->wrong = true;
+    if (it) dw_iter_seek_first(it);
+    if (!it || !dw_iter_valid(it)) r->wrong = true;
+    dw_iter_destroy(it);
+    atomic_fetch_add(&r->reads, 1);
+  }
+  return NULL;
+}
+
+START_TEST(reads_go_on_while_checkpoints_replace_the_store) {
+  static struct install_reader readers[3];
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster);
+  struct engine_positions p = {0};
+  char incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem(), .threads = true};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 3, NULL, 0);
+  replica_append(&pos, 3, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (p.applied.lsn < 1) engine_positions(e, &p);
+  for (int i = 0; i < 3; i++) {
+    readers[i] = (struct install_reader){.wrong = false};
+    ck_assert_int_eq(pthread_create(&readers[i].thread, NULL, read_beside_installs, &readers[i]), 0);
+  }
+  for (int i = 0; i < 30; i++) {
+    uint_fast64_t before = atomic_load(&readers[i % 3].reads);
+    ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+    ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+    snprintf(store, sizeof store, "%s/store", incoming);
+    ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+    ck_assert_msg(engine_install(e, &cluster, &copy.pos) == DW_OK, "%s", dw_last_error());
+    while (atomic_load(&readers[i % 3].reads) == before) sched_yield(); /* it reads from the new one */
+  }
+  for (int i = 0; i < 3; i++) {
+    atomic_store(&readers[i].stop, true);
+    pthread_join(readers[i].thread, NULL);
+    ck_assert(!readers[i].wrong);
+  }
+}
+END_TEST
+
+/* What is known of a follower's freshness ends with the link that knew it. */
+START_TEST(a_bounded_read_goes_by_what_replication_said_last) {
+  static const struct replication_ops nothing;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster);
+  struct engine_positions p = {0};
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem(), .threads = true};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 3, NULL, 0);
+  replica_append(&pos, 3, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 1);
+  while (p.applied.lsn < 1) engine_positions(e, &p);
+  uint64_t now = env_posix()->ops->mono_ns(env_posix());
+  engine_fresh_as_of(e, now); /* nobody is attached: a late word of a link that was cut off */
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "staleness_ms=unknown"));
+  engine_attach(e, &nothing, NULL);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  engine_fresh_as_of(e, now);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_OK);
+  engine_fresh_as_of(e, now - 61000000000u); /* the bound is a minute */
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  engine_fresh_as_of(e, UINT64_MAX);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  engine_fresh_as_of(e, now);
+  engine_attach(e, NULL, NULL);
+  ck_assert_int_eq(get_as(DW_BOUNDED, "k"), DW_STALE);
+  ck_assert_int_eq(get_as(DW_EVENTUAL, "k"), DW_OK);
+}
+END_TEST
+
 START_TEST(a_node_file_with_reserved_bytes_set_is_not_valid) {
   struct node_file n = {.incarnation = {{1}}, .node_id = 2, .generation = 1}, again;
   uint8_t bytes[NODE_FILE_BYTES];
@@ -719,6 +815,8 @@ int main(void) {
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
   tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
+  tcase_add_test(t, reads_go_on_while_checkpoints_replace_the_store);
+  tcase_add_test(t, a_bounded_read_goes_by_what_replication_said_last);
   tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);

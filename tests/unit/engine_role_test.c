@@ -504,18 +504,14 @@ START_TEST(a_promoted_follower_commits_an_async_tail_at_once) {
 END_TEST
 
 static unsigned grew, commits_moved;
-static void hook_grew(void *ctx) {
-  (void)ctx, grew++;
+static void hook_grew(void *ctx, bool awaited) {
+  (void)ctx, (void)awaited, grew++;
 }
-static void hook_commit(void *ctx) {
-  (void)ctx, commits_moved++;
+static void hook_commit(void *ctx, bool awaited) {
+  (void)ctx, (void)awaited, commits_moved++;
 }
 static void hook_nothing(void *ctx) {
   (void)ctx;
-}
-static uint64_t hook_staleness(void *ctx, uint64_t now) {
-  (void)ctx, (void)now;
-  return UINT64_MAX;
 }
 static int hook_strong(void *ctx, uint32_t ms, dw_lsn *lsn) {
   (void)ctx, (void)ms, (void)lsn;
@@ -529,7 +525,6 @@ START_TEST(who_ships_the_log_hears_of_the_new_epoch_and_of_what_it_commits) {
   static const struct replication_ops ops = {.log_grew = hook_grew,
                                              .commit_moved = hook_commit,
                                              .applied_moved = hook_nothing,
-                                             .staleness_ns = hook_staleness,
                                              .strong_point = hook_strong,
                                              .status = hook_status};
   open_follower();

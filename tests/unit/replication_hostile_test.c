@@ -188,7 +188,7 @@ START_TEST(a_refused_follower_is_told_why_before_the_connection_closes) {
   ship_drive();
   struct msg_refuse m = refusal();
   ck_assert_int_eq(m.code, DW_UNSUPPORTED);
-  ck_assert_str_eq(m.text, "protocol versions 9 to 9 are spoken there, 1 to 1 here");
+  ck_assert_str_eq(m.text, "protocol versions 9 to 9 are spoken there, 1 to 2 here");
   ck_assert(!did_close);
   ship_drain();
   ck_assert(did_close);
@@ -415,6 +415,90 @@ START_TEST(blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn) 
 }
 END_TEST
 
+/* What goes out after HELLO: frames of blocks and of packs. */
+static void count_frames(uint16_t version, unsigned *blocks, unsigned *packs) {
+  struct msg_hello h = good_hello();
+  struct frame_reader r;
+  struct frame f;
+  struct iovec iov[64];
+  h.version_max = version;
+  msg_put_hello(&out, &peer, &h);
+  shipper_input(ship, out.data, out.len, now);
+  out.len = 0;
+  ship_drive();
+  frame_reader_init(&r, 0xffffffffu);
+  r.version = version;
+  int n = shipper_output(ship, iov, 64);
+  for (int i = 0; i < n; i++) frame_reader_feed(&r, iov[i].iov_base, iov[i].iov_len);
+  *blocks = *packs = 0;
+  while (frame_reader_next(&r, &f) == DW_OK) {
+    struct msg_packed m;
+    *blocks += f.h.type == MSG_BLOCKS;
+    *packs += f.h.type == MSG_PACKED;
+    if (f.h.type != MSG_PACKED) continue;
+    ck_assert_int_eq(msg_get_packed(&f, &m), DW_OK);
+    ck_assert_uint_eq(m.commit_lsn, 10);
+  }
+  ck_assert_int_eq(r.failed, 0);
+  frame_reader_free(&r);
+  ck_assert(!did_close);
+}
+
+START_TEST(small_blocks_go_out_in_one_pack_and_big_ones_as_they_are) {
+  unsigned blocks, packs;
+  memlog_write(&ours, 3, 1, WAL_PACK_BLOCK_BYTES, sim_durable, 98, 0);
+  memlog_write(&ours, 3, 1, 100, sim_durable, 99, 0);
+  shipper_pack_rate(ship, 1u << 30);
+  count_frames(2, &blocks, &packs);
+  ck_assert_uint_eq(blocks, 1);
+  ck_assert_uint_eq(packs, 2);
+}
+END_TEST
+
+START_TEST(a_pack_is_bounded) {
+  unsigned blocks, packs;
+  for (unsigned i = 0; i < 45; i++) memlog_write(&ours, 3, 1, 8000, sim_durable, 100 + i, 0);
+  shipper_pack_rate(ship, 1u << 30);
+  count_frames(2, &blocks, &packs);
+  ck_assert_uint_eq(blocks, 0);
+  ck_assert_uint_eq(packs, 2);
+}
+END_TEST
+
+START_TEST(a_follower_of_version_1_gets_no_packs) {
+  unsigned blocks, packs;
+  shipper_pack_rate(ship, 1u << 30);
+  count_frames(1, &blocks, &packs);
+  ck_assert_uint_eq(blocks, 1);
+  ck_assert_uint_eq(packs, 0);
+}
+END_TEST
+
+START_TEST(without_a_rate_there_are_no_packs_and_beyond_it_blocks_go_out_as_they_are) {
+  unsigned blocks, packs;
+  count_frames(2, &blocks, &packs);
+  ck_assert_uint_eq(blocks, 1);
+  ck_assert_uint_eq(packs, 0);
+  ship_drain();
+  shipper_pack_rate(ship, 1000); /* the burst: 50 bytes */
+  size_t sent[4];
+  for (unsigned i = 0; i < 4; i++) {
+    memlog_write(&ours, 3, 1, 100, sim_durable, 50 + i, 0);
+    shipper_log_grew(ship, &ours.end, now);
+    ship_drive();
+    sent[i] = shipper_output_bytes(ship);
+    ship_drain();
+    if (i == 1) now += 100 * SIM_MS; /* too early still */
+    if (i == 2) now += 200 * SIM_MS;
+  }
+  size_t whole = MSG_HEADER_BYTES + MSG_BLOCKS_PREFIX_BYTES + block_total_bytes(&ours.blocks[ours.n - 1]->h);
+  ck_assert_uint_lt(sent[0], whole);
+  ck_assert_uint_eq(sent[1], whole);
+  ck_assert_uint_eq(sent[2], whole);
+  ck_assert_uint_lt(sent[3], whole);
+}
+END_TEST
+
 /* A relay that was told to cut its log knows a commit_lsn of what came in its place before it has looked whether this
  * follower's place in the log is still there. */
 START_TEST(a_heartbeat_tells_no_commit_of_a_log_that_was_not_read_yet) {
@@ -463,6 +547,7 @@ END_TEST
 /* ---- against a receiver ---------------------------------------------------------------------- */
 
 static struct receiver *recv_;
+static struct wal_packer *packer;
 static bool r_connected, r_closed;
 static int r_code;
 static char r_text[600];
@@ -496,6 +581,8 @@ static void recv_setup(void) {
   ck_assert(r_connected);
 }
 static void recv_teardown(void) {
+  wal_packer_free(packer);
+  packer = NULL;
   receiver_destroy(recv_);
   memlog_free(&ours);
   buf_free(&out);
@@ -582,6 +669,29 @@ static void say_blocks(size_t from, size_t to) {
   for (size_t i = from; i < to; i++) buf_append(&out, ours.blocks[i]->bytes, block_total_bytes(&ours.blocks[i]->h));
 }
 
+static void say_packed(size_t from, size_t to) {
+  struct msg_packed m = {.commit_lsn = 10, .count = (uint32_t)(to - from), .chain = memlog_bound(&ours, to).chain};
+  struct wal_pos before = memlog_bound(&ours, from);
+  struct buf one = {0};
+  ck_assert_int_eq(buf_reserve(&one, MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES), DW_OK);
+  one.len = MSG_HEADER_BYTES + MSG_PACKED_PREFIX_BYTES;
+  ck_assert_int_eq(wal_pack(packer, &before, ours.blocks + from, to - from, &one, &m.plain), DW_OK);
+  msg_packed_head(&peer, &m, &one);
+  buf_append(&out, one.data, one.len);
+  buf_free(&one);
+}
+static void new_packer(void) {
+  wal_packer_free(packer);
+  ck_assert_int_eq(wal_packer_create(&packer), DW_OK);
+}
+/* A welcome in version 2, nothing said yet. */
+static struct msg_welcome welcome_to_packs(void) {
+  struct msg_welcome w = good_welcome();
+  w.version = peer.version = MSG_VERSION_PACKED;
+  new_packer();
+  return w;
+}
+
 #define CLOSED(code, text)                                                                                             \
   do {                                                                                                                 \
     ck_assert(r_closed);                                                                                               \
@@ -597,6 +707,41 @@ START_TEST(an_honest_primary_is_followed) {
   ck_assert(!r_closed);
   ck_assert_uint_eq(r_appended, 5);
   ck_assert_uint_eq(r_commit, 10);
+}
+END_TEST
+
+START_TEST(packs_and_blocks_follow_each_other) {
+  struct msg_welcome w = welcome_to_packs();
+  say_welcome(&w);
+  say_packed(6, 8);
+  say_blocks(8, 9);
+  say_packed(9, 11);
+  recv_say();
+  ck_assert_msg(!r_closed, "%s", r_text);
+  ck_assert_uint_eq(r_appended, 5);
+  ck_assert_uint_eq(r_commit, 10);
+  ck_assert(hash128_eq(&r_pos.tail.chain, &ours.end.chain));
+}
+END_TEST
+
+START_TEST(packs_were_not_agreed_on_in_version_1) {
+  struct msg_welcome w = good_welcome();
+  new_packer();
+  say_welcome(&w);
+  say_packed(6, 8);
+  recv_say();
+  CLOSED(DW_CORRUPT, "PACKED is out of place here");
+  ck_assert_uint_eq(r_appended, 0);
+}
+END_TEST
+
+START_TEST(a_pack_of_another_place_gives_nothing) {
+  struct msg_welcome w = welcome_to_packs();
+  say_welcome(&w);
+  say_packed(7, 9); /* it would fit behind the next block */
+  recv_say();
+  CLOSED(DW_CORRUPT, "do not lead to the chain hash");
+  ck_assert_uint_eq(r_appended, 0);
 }
 END_TEST
 
@@ -834,10 +979,11 @@ END_TEST
 
 START_TEST(every_flipped_byte_from_a_primary_ends_the_connection_with_nothing_false_appended) {
   struct buf stream = {0};
-  struct msg_welcome w = good_welcome();
+  struct msg_welcome w = welcome_to_packs();
   msg_put_welcome(&stream, &peer, &w);
   out.len = 0;
-  say_blocks(6, 9);
+  say_blocks(6, 8);
+  say_packed(8, 9);
   buf_append(&stream, out.data, out.len);
   out.len = 0;
   msg_put_commit(&stream, &peer, 8);
@@ -932,6 +1078,10 @@ int main(void) {
   tcase_add_test(t, a_silent_follower_is_closed_and_a_beating_one_is_not);
   tcase_add_test(t, a_block_that_takes_long_on_a_slow_link_is_no_silence);
   tcase_add_test(t, blocks_are_batched_into_frames_of_bounded_size_and_carry_commit_lsn);
+  tcase_add_test(t, small_blocks_go_out_in_one_pack_and_big_ones_as_they_are);
+  tcase_add_test(t, a_pack_is_bounded);
+  tcase_add_test(t, a_follower_of_version_1_gets_no_packs);
+  tcase_add_test(t, without_a_rate_there_are_no_packs_and_beyond_it_blocks_go_out_as_they_are);
   tcase_add_test(t, a_heartbeat_tells_no_commit_of_a_log_that_was_not_read_yet);
   tcase_add_test(t, a_peer_we_do_not_listen_to_is_not_called_silent);
   suite_add_tcase(s, t);
@@ -939,6 +1089,9 @@ int main(void) {
   tcase_set_timeout(t, 60);
   tcase_add_checked_fixture(t, recv_setup, recv_teardown);
   tcase_add_test(t, an_honest_primary_is_followed);
+  tcase_add_test(t, packs_and_blocks_follow_each_other);
+  tcase_add_test(t, packs_were_not_agreed_on_in_version_1);
+  tcase_add_test(t, a_pack_of_another_place_gives_nothing);
   tcase_add_test(t, a_primary_of_an_older_epoch_is_not_followed);
   tcase_add_test(t, a_primary_whose_epoch_goes_back_is_left);
   tcase_add_test(t, blocks_from_another_place_than_our_end_are_not_taken);

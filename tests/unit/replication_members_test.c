@@ -121,10 +121,17 @@ START_TEST(a_list_that_is_none_is_refused) {
     size_t at;
     uint8_t byte;
     const char *what;
-  } wrong[] = {{0, 2, "fewer than are there"},   {0, 4, "more than are there"},      {1, 1, "far more"},
-               {0, 0, "none"},                   {4, 1, "reserved"},                 {8, 0, "node id zero"},
-               {8 + 8, 2, "unknown role"},       {8 + 9, 1, "reserved in an entry"}, {8 + 176 + 8, 0, "two primaries"},
-               {8 + 176, 77, "a node twice"},    {8 + 16 + 40, 'x', "bytes behind the client address"},
+  } wrong[] = {{0, 2, "fewer than are there"},
+               {0, 4, "more than are there"},
+               {1, 1, "far more"},
+               {0, 0, "none"},
+               {4, 1, "reserved"},
+               {8, 0, "node id zero"},
+               {8 + 8, 2, "unknown role"},
+               {8 + 9, 1, "reserved in an entry"},
+               {8 + 176 + 8, 0, "two primaries"},
+               {8 + 176, 77, "a node twice"},
+               {8 + 16 + 40, 'x', "bytes behind the client address"},
                {8 + 144 + 31, 'x', "bytes behind the region"}};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     uint8_t kept = body[wrong[i].at];
@@ -145,8 +152,8 @@ END_TEST
 
 /* They go into error replies, messages with blanks between fields, log lines. */
 START_TEST(an_address_with_other_characters_is_none_and_a_region_is_made_printable) {
-  static const char *const bad[] = {"a b:1",      "a:1\r\n+OK", "10.0.0.1",  "10.0.0.1:0", "10.0.0.1:99999",
-                                    "fe80::1:70", "h\xc3\xa9:1", "x:1,y:1",   "$(x):1",     "a:b:1"};
+  static const char *const bad[] = {"a b:1",      "a:1\r\n+OK",  "10.0.0.1", "10.0.0.1:0", "10.0.0.1:99999",
+                                    "fe80::1:70", "h\xc3\xa9:1", "x:1,y:1",  "$(x):1",     "a:b:1"};
   uint8_t bytes[MSG_MEMBER_BYTES];
   struct msg_member got;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

@@ -38,6 +38,30 @@ START_TEST(frames_arrive_whole_from_single_bytes) {
 }
 END_TEST
 
+/* Bytes that a follower needed for 200 small blocks. */
+static uint64_t bytes_for(uint64_t pack_rate) {
+  sim.pack_rate = pack_rate;
+  struct sim_node *p = sim_primary(&sim, "p", 1), *f = sim_follower(&sim, "f", 2, p);
+  for (int i = 0; i < 200; i++) {
+    sim_write(p, sim_async, 50);
+    if (i % 5 == 0) sim_run(&sim);
+  }
+  sim_pass(&sim, 50);
+  ck_assert(sim_equal(f, p));
+  uint64_t bytes = shipper_sent_bytes(f->link.ship);
+  sim_free(&sim);
+  sim_init(&sim, 42);
+  return bytes;
+}
+
+START_TEST(small_blocks_travel_without_what_the_other_side_knows) {
+  uint64_t packed = bytes_for(1u << 30), plain = bytes_for(0), some = bytes_for(1u << 20);
+  ck_assert_msg(2 * packed < plain, "%llu bytes packed, %llu as they are", (unsigned long long)packed,
+                (unsigned long long)plain);
+  ck_assert_uint_le(some, plain);
+}
+END_TEST
+
 START_TEST(blocks_that_wait_for_durability_are_synced_and_acked_at_once) {
   struct sim_node *p = sim_primary(&sim, "p", 1), *f = sim_follower(&sim, "f", 2, p);
   sim_pass(&sim, 100);
@@ -621,6 +645,7 @@ int main(void) {
   tcase_set_timeout(t, 60);
   tcase_add_test(t, a_new_follower_adopts_the_cluster_and_gets_the_whole_log);
   tcase_add_test(t, frames_arrive_whole_from_single_bytes);
+  tcase_add_test(t, small_blocks_travel_without_what_the_other_side_knows);
   tcase_add_test(t, blocks_that_wait_for_durability_are_synced_and_acked_at_once);
   tcase_add_test(t, blocks_nobody_waits_for_are_synced_within_twenty_milliseconds);
   tcase_add_test(t, a_received_ack_goes_out_before_the_sync_ends);

@@ -509,6 +509,33 @@ START_TEST(what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boo
 }
 END_TEST
 
+START_TEST(an_epoch_record_whose_sync_failed_is_written_again_although_its_lsn_is_known_durable) {
+  open_wal();
+  append_many(5, 700, true);
+  append_many(1, 700, true); /* its mark tells of LSN 5 */
+  close_wal();               /* and this one of LSN 6 */
+  open_wal();
+  struct wal_stat st;
+  wal_stat(w, &st);
+  struct epoch_record e = {.epoch = 2, .node_id = 1, .reason = EPOCH_OPENED, .start = st.end};
+  struct block_header like = {.kind = BLOCK_EPOCH, .need = {1, 2, 2, false, 0}, .origin_id = 1};
+  uint8_t record[WAL_EPOCH_RECORD_BYTES];
+  struct wal_block *b;
+  epoch_record_encode(&e, record);
+  ck_assert_int_eq(wal_block_create(&like, record, sizeof record, 1, &b), DW_OK);
+  ck_assert_int_eq(wal_append(w, &b, 1, 2, 0), DW_OK);
+  wal_block_unref(b);
+  fault_env_fail(faults, FAULT_FDATASYNC, 1, DW_IO, true);
+  ck_assert_int_eq(wal_sync(w, NULL), DW_IO);
+  crash();
+  fault_env_fail(faults, FAULT_FDATASYNC, 0, DW_OK, false);
+  unsigned before = fault_env_calls(faults, FAULT_PWRITEV);
+  open_wal();
+  ck_assert_uint_eq(rec.end.epoch, 2);
+  ck_assert_uint_eq(fault_env_calls(faults, FAULT_PWRITEV) - before, 2); /* the record, and this opening's mark */
+}
+END_TEST
+
 START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) {
   open_wal();
   append_many(3, 300, true);
@@ -522,6 +549,26 @@ START_TEST(a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again) 
   ck_assert_uint_eq(rec.end.lsn, 3);
   append_many(2, 300, true);
   ck_assert_uint_eq(read_all(), 5);
+}
+END_TEST
+
+/* Blocks 4 and 5 reach the file; taking them back stops within the first write that does it. */
+START_TEST(an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole) {
+  options.segment_bytes = 4u << 20;
+  open_wal();
+  append_many(3, 300, true);
+  struct wal_block *four[4];
+  for (uint8_t i = 0; i < 4; i++) four[i] = make(i == 1 ? 300000 : 600000, i);
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_NO_SPACE, true);
+  ck_assert_int_eq(wal_append(w, four, 4, 1, 0), DW_IO);
+  for (unsigned i = 0; i < 4; i++) wal_block_unref(four[i]);
+  fault_env_fail(faults, FAULT_PWRITEV, 0, DW_OK, false);
+  ck_assert_int_eq(append(300, 1), DW_CLOSED);
+  wal_close(w); /* it has stopped: this writes nothing */
+  open_wal();   /* the machine has not restarted: damage would be refused */
+  ck_assert_uint_eq(rec.end.lsn, 5);
+  append_many(2, 300, true);
+  ck_assert_uint_eq(read_all(), 7);
 }
 END_TEST
 
@@ -556,6 +603,26 @@ START_TEST(any_other_write_error_stops_the_log) {
 END_TEST
 
 /* ---- making it shorter ------------------------------------------------------------------------ */
+
+START_TEST(a_cut_does_not_write_rotten_blocks_anew) {
+  struct wal_pos pos;
+  char why[300];
+  options.segment_bytes = 1u << 20;
+  open_wal();
+  append_many(200, 1000, true);
+  struct find_block f = find(3);
+  ck_assert_int_eq(wal_boundary_at_most(w, 1, 149, &pos), DW_OK);
+  flip(f.path, f.off + 200);
+  ck_assert_int_eq(wal_truncate(w, &pos), DW_CORRUPT);
+  dw_error_copy(why, sizeof why);
+  ck_assert_ptr_nonnull(strstr(why, "LSN 3"));
+  wal_close(w);
+  ck_assert_int_eq(try_open(), DW_CORRUPT);
+  flip(f.path, f.off + 200); /* repaired: nothing had been cut */
+  open_wal();
+  ck_assert_uint_eq(rec.end.lsn, 200);
+}
+END_TEST
 
 START_TEST(trimming_drops_whole_segments_but_none_that_a_cursor_stands_in) {
   open_wal();
@@ -768,9 +835,12 @@ int main(void) {
   tcase_add_test(t, stale_bytes_of_a_recycled_segment_are_never_taken_for_blocks);
   tcase_add_test(t, a_failed_fdatasync_stops_the_log_for_good);
   tcase_add_test(t, what_no_mark_says_was_synced_is_written_again_at_open_in_the_same_boot);
+  tcase_add_test(t, an_epoch_record_whose_sync_failed_is_written_again_although_its_lsn_is_known_durable);
   tcase_add_test(t, a_full_disk_fails_the_append_alone_and_leaves_nothing_to_rise_again);
+  tcase_add_test(t, an_append_whose_taking_back_fails_too_leaves_a_torn_end_and_no_hole);
   tcase_add_test(t, a_full_disk_at_a_new_segment_fails_the_append_alone);
   tcase_add_test(t, any_other_write_error_stops_the_log);
+  tcase_add_test(t, a_cut_does_not_write_rotten_blocks_anew);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
   tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
   tcase_add_test(t, a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history);
