@@ -138,6 +138,13 @@ static void end_children(void) {
   etcd_kill9(&etcd);
 }
 
+static void on_signal(int sig) {
+  for (int i = 0; i < NODES; i++)
+    if (node[i].pid > 0) kill(node[i].pid, SIGKILL);
+  if (etcd.pid > 0) kill(etcd.pid, SIGKILL);
+  _exit(128 + sig);
+}
+
 static void give_up(const char *what) {
   fprintf(stderr, "failover: waited in vain: %s; see %s\n", what, dir);
   exit(1);
@@ -411,6 +418,8 @@ int main(int argc, char **argv) {
       return fprintf(stderr, "usage: dw_failover [--rounds kill|cut|stop|lose|pause,...] [--acks N] [--keep]\n"), 2;
   }
   atexit(end_children);
+  signal(SIGTERM, on_signal);
+  signal(SIGINT, on_signal);
   setenv("CK_FORK", "no", 1);
   Suite *s = suite_create("failover");
   TCase *t = tcase_create("failover");
