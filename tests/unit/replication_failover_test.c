@@ -224,6 +224,7 @@ START_TEST(what_was_received_since_the_last_publication_counts) {
   start_all();
   fsim_run(&s, 1000);
   fsim_kill(&s, 0);
+  fsim_run(&s, 1450);
   s.n[2].lsn += 100;
   while (fsim_leader(&s) < 0 && ms() < 20000) fsim_run(&s, 10);
   ck_assert_int_eq(fsim_leader(&s), 2);
@@ -238,8 +239,23 @@ START_TEST(who_can_not_lead_is_not_waited_for) {
   s.n[1].healthy = false;
   fsim_run(&s, 1000);
   fsim_kill(&s, 0);
-  ck_assert(fsim_run_until_acks(&s, 1, 3000));
+  ck_assert(fsim_run_until_acks(&s, 1, 2000));
   ck_assert_int_eq(fsim_leader(&s), 2);
+}
+END_TEST
+
+START_TEST(a_primary_whose_directory_was_emptied_begins_no_other_cluster) {
+  start_all();
+  fsim_run(&s, 1000);
+  fsim_kill(&s, 0);
+  s.n[0].lsn = s.n[0].epoch = s.n[0].promised = 0;
+  fsim_start(&s, 0);
+  ck_assert(fsim_run_until_acks(&s, 100, 12000));
+  ck_assert_int_ne(fsim_leader(&s), 0);
+  ck_assert_uint_eq(s.n[0].promotions, 1); /* its first life's */
+  fsim_run(&s, 2000);
+  ck_assert_uint_eq(s.n[0].lsn, s.n[fsim_leader(&s)].lsn);
+  sound();
 }
 END_TEST
 
@@ -261,7 +277,7 @@ START_TEST(keep_ends_where_somebody_was_promoted_meanwhile) {
   s.coordinator_down = true;
   fsim_run(&s, 8000);
   ck_assert(strstr(s.n[0].events, "kept") != NULL);
-  s.kv.record.node_id = 2; /* and has lost the lease again */
+  s.kv.record.node_id = 9; /* and has lost the lease again */
   s.kv.record.revision = ++s.revision;
   s.coordinator_down = false;
   fsim_run(&s, 1500);
@@ -677,6 +693,7 @@ int main(void) {
   tcase_add_test(t, a_coordinator_that_was_wiped_gets_the_primary_back);
   tcase_add_test(t, what_was_received_since_the_last_publication_counts);
   tcase_add_test(t, who_can_not_lead_is_not_waited_for);
+  tcase_add_test(t, a_primary_whose_directory_was_emptied_begins_no_other_cluster);
   tcase_add_test(t, keep_is_not_for_a_primary_that_was_replaced);
   tcase_add_test(t, keep_ends_where_somebody_was_promoted_meanwhile);
   suite_add_tcase(suite, t);
