@@ -165,6 +165,10 @@ typedef struct {
   int stay_follower; /* DW_FOLLOWER is meant for an old directory too, whatever its history: a lease has decided. Needs `peers` */
   const char *client_address; /* "host:port" that this node's clients use (a daemon's RESP port), told to the other nodes, so that
                                  each can name the primary; NULL: unknown */
+  /* What to do when this node has applied what its primary lacks (an old primary that comes back). 0: keep serving the
+   * old data, say so, wait for dw_rejoin. 1: rejoin by itself; besides, a primary that is fenced follows the new one by
+   * itself, which it finds among `peers`. docs/failover.md */
+  int auto_rejoin;
   uint32_t priority;          /* default 100: among followers that have the same log the highest is promoted; 0: never */
   uint64_t scrub_bytes_per_s; /* default 4 MiB: how fast the background scrub reads the log's old segments; 0: never */
   uint64_t scrub_interval_ms; /* default 24 h, from the beginning of one pass to that of the next */
@@ -255,6 +259,10 @@ typedef struct {
   char scrub_result[200];     /* of the last pass or repair, "" if none */
   uint16_t listen_port;       /* bound port, 0: none */
   uint32_t bootstraps;        /* checkpoints sent (primary) or installed (follower), since open */
+  uint64_t bootstrap_bytes;   /* of the last one installed here: bytes that came over the network */
+  uint64_t bootstrap_reused_bytes;           /* ... and bytes of it that this node's store had already */
+  uint64_t diverged_files, diverged_commits; /* in DIR/diverged: what only this node had when histories parted. They
+                                 stay until somebody removes the files; looked at anew at dw_open */
   uint32_t follower_count;    /* entries in followers[]; connected ones and known absent ones */
   dw_follower_status followers[DW_STATUS_MAX_FOLLOWERS];
 } dw_status;
@@ -304,6 +312,14 @@ DW_API int dw_promote(dw_engine *, const dw_promote_options *);
  * follower: writes that are not answered yet end with DW_FENCED, in doubt if they were logged. What such a log holds
  * beyond the new primary's history is dealt with when they meet. Any thread. DW_INVALID (not an address), DW_CLOSED. */
 DW_API int dw_follow(dw_engine *, const char *primary);
+
+/* dw_follow for a node that has applied what `primary` lacks (it was refused with DW_DIVERGED): its data gives way.
+ * First what only this node has is written to DIR/diverged, durably; then it takes a checkpoint of the primary, reusing
+ * those of its own files that are the same; its old data is served until the switch. NULL: the primary that it follows
+ * already. A node that turns out to have nothing of the kind follows as with dw_follow. Returns once following has
+ * begun; the rest is seen in dw_status_get. A crash on the way leaves the node as it was: ask again (auto_rejoin does).
+ * Any thread. Errors: as dw_follow; DW_INVALID also if NULL was given and nobody is followed. */
+DW_API int dw_rejoin(dw_engine *, const char *primary);
 
 /* ---- writing (primary) --------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/dabbawal.h"
+#include "engine/diverged.h"
 #include "engine/repair.h"
 #include "engine/store.h"
 #include "wal/base/env.h"
@@ -164,20 +165,42 @@ int engine_replica_append(dw_engine *, struct wal_block **, size_t n);
 int engine_replica_sync(dw_engine *, dw_lsn *durable);
 /* Raises commit_lsn (never lowers it; what the log does not hold yet is remembered): the applier follows. */
 void engine_replica_commit(dw_engine *, dw_lsn commit_lsn);
-/* Drops the log's tail beyond pos. DW_DIVERGED if that reaches below what is applied, DW_NOT_FOUND if pos is
- * not a boundary of this log. */
-int engine_replica_truncate(dw_engine *, const struct wal_pos *pos);
+
+/* Where this node's history and that of the node it wants to follow part. */
+struct engine_parting {
+  struct wal_pos at;       /* last boundary that both have */
+  uint64_t peer_id;        /* 0: unknown */
+  const char *peer;        /* its address, NULL: unknown */
+  bool rejoin;             /* what is applied goes, too */
+  bool incomplete_will_do; /* go on although the log was trimmed behind `at` already */
+};
+struct engine_parted {
+  uint64_t commits; /* kept; 0: there was none */
+  bool complete;
+};
+
+/* Drops the log's tail beyond p->at, after the commits in it were kept in DIR/diverged. DW_DIVERGED if that reaches
+ * below what is applied, DW_NOT_FOUND if p->at is not a boundary of this log. When they can't be kept (DW_NO_SPACE,
+ * DW_IO) nothing is cut. */
+int engine_replica_truncate(dw_engine *, const struct engine_parting *p);
+/* Keeps what lies behind p->at in DIR/diverged, durably: then a checkpoint may be installed that lacks it. Changes
+ * nothing else, so it may be repeated. DW_DIVERGED: not all of it can be kept (see incomplete_will_do); DW_NO_SPACE,
+ * DW_IO. Blocks on disk. Not beside engine_replica_append. */
+int engine_part(dw_engine *, const struct engine_parting *p, struct engine_parted *out);
+/* What DIR/diverged holds, see diverged_list(). Reads the disk. */
+int engine_diverged(dw_engine *, diverged_fn, void *arg);
 /* What reads see now, or later, holds everything that the primary had committed at this monotonic time (UINT64_MAX:
  * unknown): waiting bounded reads look again. Call it after what makes it true is applied; again when the link changed.
  * Detaching the hooks makes it unknown. */
 void engine_fresh_as_of(dw_engine *, uint64_t mono_ns);
 
 /* Bootstrap: files are put into DIR/incoming (engine_incoming gives the path; made if missing; survives
- * restarts for resumption), then engine_install checks that the store in DIR/incoming/store opens and that its marker equals
- * pos, and switches over atomically: after a crash at any moment the directory opens in the old state or the new
+ * restarts for resumption), then engine_install checks that the store in DIR/incoming/store opens and that its marker
+ * equals pos, and switches over atomically: after a crash at any moment the directory opens in the old state or the new
  * one. Readers go on with the old data until the switch; existing iterators keep their point. Not while
- * another engine_replica_* call runs. */
+ * another engine_replica_* call runs. DW_DIVERGED: it lacks what is applied here, and engine_part has not kept that. */
 int engine_incoming(dw_engine *, char *path, size_t cap);
+int engine_store_dir(dw_engine *, char *path, size_t cap); /* of the present generation; not beside engine_install */
 int engine_install(dw_engine *, const struct hash128 *cluster_id, const struct wal_pos *pos);
 
 #endif

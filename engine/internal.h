@@ -12,6 +12,7 @@
  *   read.c       readers: no lock if nothing has to be waited for, else they wait on `mu`
  *   replica.c    a follower's log, fed by replication
  *   role.c       promises, fencing, promotion and demotion in place
+ *   part.c       keeps what only this node has, before it is cut or replaced
  *
  * A role (log leader, apply leader) is a flag under `mu`. Whoever waits and finds a role free takes it: a lone writer
  * runs the whole path in its own thread, without a wake-up; under contention one leader serves a group while the
@@ -205,6 +206,9 @@ struct dw_engine {
   atomic_bool stop_asking;    /* peers: the engine closes, or its log is about to be replaced */
   pthread_cond_t scrub_cond;
   uint64_t commits;           /* answered DW_OK or applied, since open */
+  uint64_t diverged_files, diverged_commits; /* mu; in DIR/diverged */
+  bool parted;                               /* mu; what lies behind a parting, as far as parted_end, was kept */
+  struct wal_pos parted_end;
 };
 
 #define QUEUE_MAX_BYTES (64u << 20)
@@ -291,6 +295,11 @@ int role_decide(dw_engine *, const struct wal_recovery *); /* with peers: who th
 int role_open(dw_engine *, const struct wal_recovery *); /* a primary that opens starts its epoch, or is fenced */
 int role_queue_tail(dw_engine *);                        /* what is above commit_lsn waits by its own needs */
 int role_refuse_fenced(const dw_engine *, const char *what); /* DW_FENCED; mu held */
+
+/* part.c */
+int part_count(dw_engine *);                                                          /* what DIR/diverged holds */
+int part_keep(dw_engine *, const struct engine_parting *, struct engine_parted *out); /* out may be NULL */
+int part_check_install(dw_engine *, const struct wal_pos *); /* DW_DIVERGED: it would lose what was not kept */
 
 /* replica.c: waits for the apply role and keeps it: nobody applies until it is released. mu held. */
 void apply_role_take(dw_engine *);

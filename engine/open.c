@@ -265,6 +265,7 @@ int engine_open(const char *dir, const dw_options *opt, const struct engine_conf
   e->dir = strdup(dir);
   scrub_init(e);
   rc = e->dir ? open_directory(e) : dw_fail_nomem(strlen(dir));
+  if (rc == DW_OK) rc = part_count(e);
   if (rc == DW_OK) rc = open_store(e);
   if (rc == DW_OK) rc = open_log(e);
   if (rc == DW_OK) e->last_sync_ns = mono_ns(e);

@@ -134,7 +134,18 @@ static int check_unapplied(dw_engine *e, const struct wal_pos *pos) {
                  (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);
 }
 
-int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
+/* DW_NOT_FOUND: pos is none of ours, so nothing will be cut, and nothing need be kept. */
+static int check_boundary(dw_engine *e, const struct wal_pos *pos) {
+  struct wal_cursor *c;
+  int rc = wal_cursor_open(e->wal, pos, &c);
+  if (rc == DW_OK) wal_cursor_close(c);
+  return rc == DW_DIVERGED ? dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is not a boundary of this log",
+                                     (unsigned long long)pos->lsn, (unsigned long long)pos->epoch)
+                           : rc;
+}
+
+int engine_replica_truncate(dw_engine *e, const struct engine_parting *p) {
+  const struct wal_pos *pos = &p->at;
   int rc = check_follower(e);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
@@ -142,6 +153,8 @@ int engine_replica_truncate(dw_engine *e, const struct wal_pos *pos) {
   dw_lsn from = e->gate.written;
   pthread_mutex_unlock(&e->mu);
   rc = check_unapplied(e, pos);
+  if (rc == DW_OK) rc = check_boundary(e, pos);
+  if (rc == DW_OK) rc = part_keep(e, p, NULL);
   if (rc == DW_OK) {
     wal_cursor_close(e->apply_cursor);
     e->apply_cursor = NULL;
@@ -339,6 +352,7 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   e->persisted_lsn = e->known_commit = pos->lsn;
   e->errors_outlived = 0; /* of the old store */
   e->unapplied_bytes = 0;
+  e->parted = false;
   apply_works(e);
   gate_free(&e->gate);
   gate_init(&e->gate, pos->lsn, e->opt.ack_timeout_ms * 500000ull);
@@ -348,6 +362,7 @@ int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct 
   if (is_primary(e)) return dw_fail(DW_INVALID, "a primary does not install checkpoints");
   struct install in = {0};
   int rc = check_running(e);
+  if (rc == DW_OK) rc = part_check_install(e, pos);
   if (rc == DW_OK) rc = install_names(e, &in, cluster_id);
   if (rc == DW_OK) rc = install_build(e, &in, pos);
   pthread_mutex_lock(&e->node_mu); /* until the running engine has what NODE says */

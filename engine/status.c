@@ -170,6 +170,8 @@ int dw_status_get(dw_engine *e, dw_status *s) {
   s->damage_now = e->scrub.damaged_now;
   s->repaired_blocks = e->scrub.repaired_blocks;
   snprintf(s->scrub_result, sizeof s->scrub_result, "%s", e->scrub.result);
+  s->diverged_files = e->diverged_files;
+  s->diverged_commits = e->diverged_commits;
   snprintf(s->error, sizeof s->error, "%s", e->failed);
   if (e->opt.primary && !e->rops) snprintf(s->primary, sizeof s->primary, "%s", e->opt.primary);
   status_members(e, s);

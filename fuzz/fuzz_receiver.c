@@ -216,7 +216,11 @@ static void answer(struct talk *t, const struct recv_action *a, int rc) {
     if (rc == DW_OK) t->durable = t->log.end.lsn;
     receiver_synced(t->r, rc, t->durable, "fuzz", t->now);
     break;
-  case RECV_TRUNCATE: truncate_log(t, &a->truncate, rc); break;
+  case RECV_TRUNCATE: truncate_log(t, &a->truncate.pos, rc); break;
+  case RECV_PART:
+    CHECK(!hash128_zero(&a->part.pos.chain) && a->part.peer_id);
+    receiver_parted(t->r, rc, "fuzz", t->now);
+    break;
   case RECV_CKPT_BEGIN: ckpt_begin(t, a->begin, rc); break;
   case RECV_CKPT_WRITE: ckpt_write(t, a, rc); break;
   case RECV_CKPT_FILE_END: ckpt_file_end(t, a, rc); break;

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "engine/diverged.h"
 #include "engine/identity.h"
 #include "engine/store.h"
 #include "fuzz/seeds.h"
@@ -82,6 +83,42 @@ static void blocks_and_payloads(void) {
   add(&raw, zeros, sizeof zeros);
   block("bomb", BLOCK_COMMITS, 1, &raw, 3);
   buf_free(&raw);
+}
+
+/* One container of two blocks. */
+static void diverged(void) {
+  struct buf raw = {0}, file = {0};
+  struct diverged_header h = {.cluster_id = {{1}},
+                              .incarnation = {{2}},
+                              .node_id = 7,
+                              .peer_id = 8,
+                              .wall_ns = 1700000000000000000ull,
+                              .parted = {.lsn = 9, .epoch = 1, .chain = {{4}}},
+                              .reason = DIVERGED_REJOIN,
+                              .complete = true};
+  uint8_t head[DIVERGED_HEADER_BYTES] = {0};
+  add(&file, head, sizeof head);
+  make_payload(&raw, 3);
+  h.from = h.end = h.parted;
+  for (int i = 0; i < 2; i++) {
+    struct wal_block *b;
+    struct block_header like = {.need = {.mode = 1, .ack = 2, .durability = 1, .acks = 1},
+                                .epoch = 2,
+                                .first_lsn = h.end.lsn + 1,
+                                .commit_count = 3};
+    CHECK(wal_block_create(&like, raw.data, raw.len, 0, &b) == DW_OK);
+    block_header_seal(&b->h, &h.end.chain, b->bytes);
+    add(&file, b->bytes, block_total_bytes(&b->h));
+    h.end = (struct wal_pos){block_last_lsn(&b->h), 2, b->h.chain};
+    h.blocks++;
+    h.commits += 3;
+    wal_block_unref(b);
+  }
+  h.bytes = file.len - sizeof head;
+  diverged_header_encode(&h, file.data);
+  seed("diverged", "two-blocks", &file);
+  buf_free(&raw);
+  buf_free(&file);
 }
 
 /* ---- messages --------------------------------------------------------------------------------------- */
@@ -410,6 +447,7 @@ int main(int argc, char **argv) {
   dir = argv[1];
   make_dir(dir);
   blocks_and_payloads();
+  diverged();
   manifests();
   messages();
   packs();

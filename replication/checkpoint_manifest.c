@@ -1,5 +1,5 @@
-/* Manifest bytes: id 16, pos 32, total_bytes u64, count u32, reserved u32, then per file: bytes u64, name length u8,
- * name. */
+/* Manifest bytes: id 16, pos 32, total_bytes u64, count u32, flags u32 (bit 0: with hashes), then per file: bytes u64,
+ * name length u8, name, and the hash 16 if there are hashes. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "replication/checkpoint_manifest.h"
 
 #define HEAD_BYTES 64u
+#define WITH_HASHES 1u
 
 void ckpt_manifest_free(struct ckpt_manifest *m) {
   free(m->files);
@@ -44,8 +45,8 @@ int ckpt_manifest_add(struct ckpt_manifest *m, const char *name, uint64_t bytes)
 }
 
 int ckpt_manifest_encode(struct buf *b, const struct ckpt_manifest *m) {
-  size_t n = HEAD_BYTES;
-  for (uint32_t i = 0; i < m->count; i++) n += 9 + strlen(m->files[i].name);
+  size_t n = HEAD_BYTES, tail = m->hashes ? sizeof m->files->hash.b : 0;
+  for (uint32_t i = 0; i < m->count; i++) n += 9 + strlen(m->files[i].name) + tail;
   if (n > MSG_MANIFEST_BYTES)
     return dw_fail(DW_UNSUPPORTED, "checkpoint manifest of %zu bytes, %u are allowed", n, MSG_MANIFEST_BYTES);
   int rc = buf_reserve(b, n);
@@ -57,14 +58,15 @@ int ckpt_manifest_encode(struct buf *b, const struct ckpt_manifest *m) {
   memcpy(p + 32, m->pos.chain.b, 16);
   put_u64(p + 48, m->total_bytes);
   put_u32(p + 56, m->count);
-  put_u32(p + 60, 0);
+  put_u32(p + 60, m->hashes ? WITH_HASHES : 0);
   p += HEAD_BYTES;
   for (uint32_t i = 0; i < m->count; i++) {
     size_t len = strlen(m->files[i].name);
     put_u64(p, m->files[i].bytes);
     p[8] = (uint8_t)len;
     memcpy(p + 9, m->files[i].name, len);
-    p += 9 + len;
+    memcpy(p + 9 + len, m->files[i].hash.b, tail);
+    p += 9 + len + tail;
   }
   b->len += n;
   return DW_OK;
@@ -87,8 +89,10 @@ static int check_unique(const struct ckpt_manifest *m) {
 }
 
 static int decode_files(const uint8_t *p, const uint8_t *end, uint32_t count, struct ckpt_manifest *m) {
+  const size_t tail = m->hashes ? sizeof m->files->hash.b : 0;
   for (uint32_t i = 0; i < count; i++) {
-    if (end - p < 9 || end - p - 9 < p[8]) return dw_fail(DW_CORRUPT, "checkpoint manifest: file %u is cut off", i);
+    if (end - p < 9 || (size_t)(end - p) - 9 < p[8] + tail)
+      return dw_fail(DW_CORRUPT, "checkpoint manifest: file %u is cut off", i);
     char name[256] = {0};
     memcpy(name, p + 9, p[8]);
     uint64_t bytes = get_u64(p);
@@ -98,7 +102,8 @@ static int decode_files(const uint8_t *p, const uint8_t *end, uint32_t count, st
       return dw_fail(DW_CORRUPT, "checkpoint manifest: file %s has an impossible size", name);
     int rc = add(m, name, bytes);
     if (rc) return rc;
-    p += 9 + p[8];
+    memcpy(m->files[i].hash.b, p + 9 + p[8], tail);
+    p += 9 + p[8] + tail;
   }
   return p == end ? DW_OK : dw_fail(DW_CORRUPT, "checkpoint manifest: %zu bytes too many", (size_t)(end - p));
 }
@@ -113,7 +118,8 @@ int ckpt_manifest_decode(const void *in, size_t n, struct ckpt_manifest *out) {
   memcpy(m.pos.chain.b, p + 32, 16);
   uint32_t count = get_u32(p + 56);
   if (hash128_zero(&m.id)) return dw_fail(DW_CORRUPT, "checkpoint manifest without an id");
-  if (get_u32(p + 60) != 0) return dw_fail(DW_CORRUPT, "checkpoint manifest: reserved bytes are not zero");
+  if (get_u32(p + 60) > WITH_HASHES) return dw_fail(DW_CORRUPT, "checkpoint manifest: unknown flags");
+  m.hashes = get_u32(p + 60) == WITH_HASHES;
   if (count == 0 || count > CKPT_MAX_FILES) return dw_fail(DW_CORRUPT, "checkpoint manifest of %u files", count);
   int rc = decode_files(p + HEAD_BYTES, p + n, count, &m);
   if (rc == DW_OK && m.total_bytes != get_u64(p + 48))

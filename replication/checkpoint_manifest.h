@@ -14,12 +14,14 @@
 struct ckpt_file {
   char name[CKPT_NAME_BYTES];
   uint64_t bytes;
+  struct hash128 hash; /* XXH3-128 of the file, if the manifest has hashes */
 };
 struct ckpt_manifest {
   struct hash128 id;  /* random, not zero: names this copy for a resumption */
   struct wal_pos pos; /* boundary of the log that the copy stands at */
   uint64_t total_bytes;
   uint32_t count;
+  bool hashes;             /* for a follower that has files of its own to compare */
   struct ckpt_file *files; /* owned */
 };
 

@@ -235,6 +235,11 @@ int ckpt_in_begin(struct ckpt_in *c, const struct ckpt_manifest *m, uint64_t *of
 
 /* ---- files --------------------------------------------------------------------------------- */
 
+static void close_current(struct ckpt_in *c) {
+  if (c->file) c->env->ops->close(c->file);
+  c->file = NULL;
+}
+
 static int open_file(struct ckpt_in *c, uint32_t file) {
   char path[4400];
   if (c->file && c->file_no == file) return DW_OK;
@@ -291,6 +296,47 @@ int ckpt_in_file_end(struct ckpt_in *c, uint32_t file, const struct hash128 *wan
     return dw_fail(rc, "%s", why);
   }
   return state_record(c, file, want);
+}
+
+struct env *ckpt_in_env(const struct ckpt_in *c) {
+  return c->env;
+}
+
+static int copy_file(struct ckpt_in *c, const char *from, const char *to) {
+  struct env_file *in = NULL, *out = NULL;
+  uint8_t *buf = malloc(HASH_BYTES);
+  int rc = buf ? c->env->ops->open(c->env, from, ENV_READ, &in) : dw_fail_nomem(HASH_BYTES);
+  if (rc == DW_OK) rc = c->env->ops->open(c->env, to, ENV_CREATE, &out);
+  size_t got = 0;
+  for (uint64_t off = 0; rc == DW_OK; off += got) {
+    rc = c->env->ops->pread(in, off, buf, HASH_BYTES, &got);
+    if (rc || got == 0) break;
+    rc = env_pwrite(c->env, out, off, buf, got);
+  }
+  if (rc == DW_OK) rc = c->env->ops->fdatasync(out);
+  if (in) c->env->ops->close(in);
+  if (out) c->env->ops->close(out);
+  free(buf);
+  return rc;
+}
+
+/* The store has synced its table files when it made them, so a link is as good as a copy that was synced. */
+int ckpt_in_take(struct ckpt_in *c, uint32_t file, const char *from, const struct hash128 *want) {
+  char path[4400];
+  struct hash128 got;
+  if (c->file && c->file_no == file) close_current(c);
+  int rc = file_path(c, file, path, sizeof path);
+  if (rc == DW_OK) rc = c->env->ops->unlink(c->env, path); /* a part of it, from an earlier transfer */
+  if (rc == DW_OK || rc == DW_NOT_FOUND)
+    rc = c->env->ops->link ? c->env->ops->link(c->env, from, path) : copy_file(c, from, path);
+  if (rc) return rc;
+  rc = open_file(c, file);
+  if (rc == DW_OK) rc = hash_file(c, c->m.files[file].bytes, &got);
+  close_current(c);
+  if (rc == DW_OK && hash128_eq(&got, want)) return state_record(c, file, want);
+  if (rc && rc != DW_CORRUPT) return rc;
+  rc = c->env->ops->unlink(c->env, path);
+  return rc ? rc : dw_fail(DW_NOT_FOUND, "%s has changed", from);
 }
 
 int ckpt_in_finish(struct ckpt_in *c) {

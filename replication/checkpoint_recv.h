@@ -27,6 +27,9 @@ uint64_t ckpt_in_held(const struct ckpt_in *); /* bytes that were held at ckpt_i
 int ckpt_in_write(struct ckpt_in *, uint32_t file, uint64_t off, const void *, uint32_t n);
 /* DW_CORRUPT, and the file is gone, if its hash is another. */
 int ckpt_in_file_end(struct ckpt_in *, uint32_t file, const struct hash128 *);
+/* The whole file is at `from`, with this hash: links or copies it. DW_NOT_FOUND: it is not there (any more). */
+int ckpt_in_take(struct ckpt_in *, uint32_t file, const char *from, const struct hash128 *);
+struct env *ckpt_in_env(const struct ckpt_in *);
 /* Everything is there: makes it durable, so that it may be installed. */
 int ckpt_in_finish(struct ckpt_in *);
 /* Forgets it and removes what is left. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "replication/checkpoint_send.h"
+#include "replication/checkpoint_reuse.h"
 #include "wal/base/status.h"
 
 struct ckpt_out {
@@ -52,12 +53,23 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const struct ckpt_file *)a)->name, ((const struct ckpt_file *)b)->name);
 }
 
-static int describe(struct ckpt_out *c) {
-  struct ckpt_manifest m = {.id = c->id, .pos = c->made.pos};
+static int hash_files(struct ckpt_out *c, struct ckpt_manifest *m) {
+  char path[4096 + CKPT_NAME_BYTES + 1];
+  int rc = DW_OK;
+  for (uint32_t i = 0; rc == DW_OK && i < m->count; i++) {
+    snprintf(path, sizeof path, "%s/%s", c->made.path, m->files[i].name);
+    rc = ckpt_hash_file(c->env, path, m->files[i].bytes, &m->files[i].hash);
+  }
+  return rc;
+}
+
+static int describe(struct ckpt_out *c, bool hashes) {
+  struct ckpt_manifest m = {.id = c->id, .pos = c->made.pos, .hashes = hashes};
   struct listing l = {.env = c->env, .dir = c->made.path, .m = &m};
   int rc = c->env->ops->list(c->env, c->made.path, list_file, &l);
   if (rc == DW_OK) rc = l.rc;
   if (rc == DW_OK && m.count == 0) rc = dw_fail(DW_IO, "%s: no files in it", c->made.path);
+  if (rc == DW_OK && hashes) rc = hash_files(c, &m);
   if (rc == DW_OK) {
     qsort(m.files, m.count, sizeof *m.files, by_name);
     rc = ckpt_manifest_encode(&c->manifest, &m);
@@ -66,7 +78,7 @@ static int describe(struct ckpt_out *c) {
   return rc;
 }
 
-int ckpt_out_make(dw_engine *e, struct ckpt_out **out) {
+int ckpt_out_make(dw_engine *e, bool hashes, struct ckpt_out **out) {
   struct ckpt_out *c = calloc(1, sizeof *c);
   if (!c) return dw_fail_nomem(sizeof *c);
   c->engine = e;
@@ -83,7 +95,7 @@ int ckpt_out_make(dw_engine *e, struct ckpt_out **out) {
     free(c);
     return rc;
   }
-  rc = describe(c);
+  rc = describe(c, hashes);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);

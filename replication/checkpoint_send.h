@@ -11,8 +11,8 @@
 
 struct ckpt_out;
 
-/* Makes a copy under a new random id. Errors leave nothing behind. */
-int ckpt_out_make(dw_engine *, struct ckpt_out **);
+/* Makes a copy under a new random id; hashes: reads all of it, for the manifest. Errors leave nothing behind. */
+int ckpt_out_make(dw_engine *, bool hashes, struct ckpt_out **);
 struct hash128 ckpt_out_id(const struct ckpt_out *);
 struct wal_pos ckpt_out_pos(const struct ckpt_out *); /* the log is needed from here on */
 /* The manifest, the same every time: the caller's to free. DW_NO_MEMORY. */

@@ -147,6 +147,8 @@ struct msg_hello {
   char region[MSG_REGION_BYTES]; /* terminated */
   bool has_member;               /* appended later: who says it takes MEMBERS, too */
   struct msg_member member;      /* of the sender */
+  bool rejoin; /* what it has applied beyond our history may be replaced: BOOTSTRAP instead of a refusal */
+  bool hashes; /* it has files of its own to compare: hash those of a checkpoint for the manifest */
 };
 
 enum msg_follows { FOLLOWS_STREAM = 1, FOLLOWS_TRUNCATE = 2, FOLLOWS_BOOTSTRAP = 3 };
@@ -160,7 +162,8 @@ struct msg_welcome {
   struct hash128 incarnation;
   uint64_t epoch;
   dw_lsn commit_lsn, tail_lsn;
-  struct wal_pos pos; /* STREAM: the boundary the blocks start from; TRUNCATE: cut back to it; BOOTSTRAP: zero */
+  struct wal_pos pos; /* STREAM: the boundary the blocks start from; TRUNCATE: cut back to it; BOOTSTRAP: zero,
+                         or where its history leaves ours: to be kept first */
 };
 
 struct msg_refuse {

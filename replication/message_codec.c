@@ -45,8 +45,14 @@ static void printable(char *text) {
 
 /* ---- HELLO --------------------------------------------------------------------------------- */
 
+#define HELLO_FLAGS_AT (MSG_HELLO_BYTES + MSG_MEMBER_BYTES) /* behind the entry, which is zero if there is none */
+#define HELLO_LONG_BYTES (HELLO_FLAGS_AT + 8u)
+#define HELLO_REJOIN 1u
+#define HELLO_HASHES 2u
+
 int msg_put_hello(struct buf *b, const struct msg_sender *s, const struct msg_hello *m) {
-  uint8_t p[MSG_HELLO_BYTES + MSG_MEMBER_BYTES] = {0};
+  uint8_t p[HELLO_LONG_BYTES] = {0};
+  uint32_t flags = (m->rejoin ? HELLO_REJOIN : 0) | (m->hashes ? HELLO_HASHES : 0);
   put_u16(p, m->version_min);
   put_u16(p + 2, m->version_max);
   p[4] = m->role;
@@ -60,7 +66,8 @@ int msg_put_hello(struct buf *b, const struct msg_sender *s, const struct msg_he
   put_u32(p + 160, m->heartbeat_ms);
   memcpy(p + 168, m->region, strnlen(m->region, MSG_REGION_BYTES - 1));
   if (m->has_member) msg_member_encode(&m->member, p + MSG_HELLO_BYTES);
-  return msg_put(b, s, MSG_HELLO, p, m->has_member ? sizeof p : MSG_HELLO_BYTES);
+  put_u32(p + HELLO_FLAGS_AT, flags);
+  return msg_put(b, s, MSG_HELLO, p, flags ? HELLO_LONG_BYTES : m->has_member ? HELLO_FLAGS_AT : MSG_HELLO_BYTES);
 }
 
 /* HELLO and FETCH begin with what their sender speaks: there in every version, and judged first. */
@@ -87,6 +94,10 @@ int msg_get_hello(const struct frame *f, struct msg_hello *m) {
   m->resume = get_hash(p + 144);
   m->heartbeat_ms = get_u32(p + 160);
   memcpy(m->region, p + 168, MSG_REGION_BYTES);
+  if (f->h.body_len >= HELLO_LONG_BYTES) { /* flags that we do not know are a later version's */
+    m->rejoin = get_u32(p + HELLO_FLAGS_AT) & HELLO_REJOIN;
+    m->hashes = get_u32(p + HELLO_FLAGS_AT) & HELLO_HASHES;
+  }
   if (m->role != DW_PRIMARY && m->role != DW_FOLLOWER) return bad(f, "unknown role");
   if (!all_zero(p + 5, 3) || !all_zero(p + 164, 4)) return bad(f, "reserved bytes are not zero");
   if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
@@ -99,7 +110,7 @@ int msg_get_hello(const struct frame *f, struct msg_hello *m) {
   if (m->applied.epoch > m->tail.epoch || m->at.epoch > m->tail.epoch) return bad(f, "epoch beyond the log's own");
   if (hash128_zero(&m->cluster_id) && m->tail.lsn) return bad(f, "a log without a cluster id");
   printable(m->region);
-  m->has_member = f->h.body_len >= MSG_HELLO_BYTES + MSG_MEMBER_BYTES;
+  m->has_member = f->h.body_len >= HELLO_FLAGS_AT && !all_zero(p + MSG_HELLO_BYTES, MSG_MEMBER_BYTES);
   if (!m->has_member) return DW_OK;
   rc = msg_member_decode(p + MSG_HELLO_BYTES, &m->member);
   if (rc) return dw_fail_prefix(rc, "HELLO");

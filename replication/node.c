@@ -58,6 +58,7 @@ static void begin_stop(struct node *n) {
   serve_end_all(n, DW_CLOSED, "this node is stopping");
   if (n->follow) follow_stop(n);
   promote_stop(n);
+  look_stop(n);
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b) {
@@ -105,6 +106,7 @@ static void node_pump(void *ctx) {
   next = sooner(next, serve_pump(n, wake, now));
   role_pump(n, now);
   next = sooner(next, promote_pump(n, now));
+  if (tick || n->look) next = sooner(next, look_pump(n, now));
   flush_acks(n);
   if (tick || n->pins_changed) {
     bootstrap_expire(n, now);
@@ -126,6 +128,7 @@ static void node_free(struct node *n) {
   transport_destroy(n->t); /* joins the thread */
   bootstrap_expire(n, UINT64_MAX);
   follow_destroy(n);
+  look_destroy(n);
   quorum_free(&n->quorum);
   pthread_mutex_destroy(&n->strong_mu);
   pthread_mutex_destroy(&n->report_mu);
@@ -155,6 +158,7 @@ static int node_build(dw_engine *e, struct node **out) {
   if (rc == DW_OK && n->opt->listen) rc = transport_listen(n->t, n->opt->listen, &n->listen_port);
   if (rc == DW_OK) members_setup(n);
   if (rc == DW_OK && n->primary[0] && n->role == DW_FOLLOWER) rc = follow_create(n);
+  if (rc == DW_OK) rc = look_create(n);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);

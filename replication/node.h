@@ -8,11 +8,12 @@
  *     fence         answers to candidates                              node_fence.c
  *     role          becoming primary, or following somebody else       node_role.c, node_promote.c
  *     members       who is in the cluster, told and shown              node_members.c
+ *     look          who is the primary, if this node has lost it       node_look.c
  *     strong        readers that wait for an answer of the primary      node_strong.c
  *     report        what dw_status_get shows                            node_report.c
  *
- * Everything runs in the loop thread, but for: the hooks that the engine calls (node.c; they set a bit and wake the loop),
- * strong_point (waits), the status hook (copies a snapshot), and jobs (locating a position, making and reading
+ * Everything runs in the loop thread, but for: the hooks that the engine calls (node.c; they set a bit and wake the
+ * loop), strong_point (waits), the status hook (copies a snapshot), and jobs (locating a position, making and reading
  * checkpoints, checking and installing received ones), which touch nothing of the node but what their struct holds.
  *
  * The state machines decide; this layer only carries out. It keeps to the engine's locking rule by never holding a lock
@@ -44,6 +45,7 @@ enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_S
 struct node;
 struct follow;
 struct candidate;
+struct look;
 
 /* ---- serving --------------------------------------------------------------------------------- */
 
@@ -94,6 +96,7 @@ struct ckpt_job {
   const char *name; /* of the file; the shipper's, valid until its answer */
   uint64_t offset;
   uint32_t bytes;
+  bool hashes;   /* making: hash its files, too */
   uint8_t *data; /* MSG_CHUNK_BYTES, kept for the next one */
   int rc;
   char why[MSG_TEXT_BYTES];
@@ -111,6 +114,7 @@ struct peer {
   bool dirty, admitted, caught_up;
   bool make_waits;        /* for the resumed checkpoint: the connection before this one still has a job on it */
   struct hash128 make_id; /* then */
+  bool make_hashes;
   unsigned jobs;
   struct locate_job locate;
   struct ckpt_job job;
@@ -128,6 +132,7 @@ struct sent_mark {
 /* What somebody asked for; all but the first four fields under role_mu. The asker's, in place until it is done. */
 struct role_request {
   bool promote; /* else follow */
+  bool rejoin;  /* follow: what is applied gives way */
   dw_promote_options opt;
   char primary[DW_ADDRESS_BYTES]; /* follow: "": nobody */
   bool done;
@@ -141,6 +146,7 @@ struct role_change {
   struct role_request *request; /* NULL: nobody waits for it (a new primary told us to follow it) */
   enum { ROLE_IDLE, ROLE_ENDING_STREAM, ROLE_DEMOTING, ROLE_PROMOTING } step;
   char primary[DW_ADDRESS_BYTES]; /* to follow then */
+  bool rejoin;
   bool job;                       /* demotion or promotion runs in a worker */
   struct node *n;
   uint64_t epoch;
@@ -165,6 +171,7 @@ struct report {
   dw_peer_state primary_state;
   char primary[DW_ADDRESS_BYTES];
   uint32_t bootstraps;
+  uint64_t bootstrap_bytes, bootstrap_reused;
   char error[256];
 };
 
@@ -199,10 +206,14 @@ struct node {
   uint32_t bootstraps;
   struct members members;
   bool members_changed;  /* somebody came, went or said something */
+  uint64_t bootstrap_bytes, bootstrap_reused; /* of the last one installed here */
+  bool rejoin;                                /* asked for, until it is done: what is applied here gives way */
   struct follow *follow; /* NULL: no primary */
   char primary[DW_ADDRESS_BYTES]; /* whom it follows, or followed before it became primary; "": nobody */
   struct role_change role_change; /* node_role.c's */
   uint64_t hands_over_to;         /* node id; its epoch's beginning makes us follow it */
+  bool alone;                     /* it was told to follow nobody */
+  struct look *look;              /* node_look.c's; NULL: no peers are named */
   struct candidate *candidate;    /* node_promote.c's; NULL: no promotion is under way */
 
   pthread_mutex_t strong_mu;
@@ -238,7 +249,7 @@ void fetch_start(struct peer *, const struct msg_fetch *);
 void fetch_drop_cursor(struct peer *); /* no job of it is running */
 
 /* node_bootstrap.c: the checkpoint actions of a shipper */
-void bootstrap_make(struct peer *, const struct hash128 *resume); /* call again while p->make_waits */
+void bootstrap_make(struct peer *, const struct hash128 *resume, bool hashes); /* call again while p->make_waits */
 void bootstrap_read(struct peer *, const struct ship_action *);
 void bootstrap_installed(struct peer *);
 void bootstrap_gone(struct peer *);                    /* the connection ended */
@@ -252,6 +263,8 @@ void follow_stop(struct node *);
 bool follow_idle(const struct node *); /* no connection and no job is left */
 /* No stream below `epoch` from here on; what it held is in the log when this returns. */
 void follow_fence(struct node *, uint64_t epoch, uint64_t node_id);
+bool follow_bootstrapping(const struct node *);
+uint64_t follow_fresh_as_of(const struct node *); /* UINT64_MAX: unknown */
 void follow_report(struct node *, struct report *);
 /* A probe on its way up for a cascaded follower; the answer goes to its shipper. */
 void follow_relay(struct node *, struct peer *, const struct msg_probe *);
@@ -285,6 +298,12 @@ void promote_begun(struct node *, int rc, const char *why); /* the engine's answ
 bool promote_yield(struct node *, uint64_t epoch, uint64_t node_id);
 void promote_stop(struct node *);
 void promote_own_address(const struct node *, char out[MSG_ADDRESS_BYTES]);
+
+/* node_look.c: loop thread */
+int look_create(struct node *);
+void look_destroy(struct node *);
+void look_stop(struct node *);
+uint64_t look_pump(struct node *, uint64_t now_ns); /* when the next one is due, besides ticks */
 
 /* node_fence.c: loop thread */
 void fence_answer(struct peer *, const struct msg_fence *);

@@ -90,7 +90,7 @@ static int keep(struct peer *p, struct ckpt_out *out) {
 
 static void make_run(void *arg) { /* worker */
   struct ckpt_job *j = arg;
-  j->rc = ckpt_out_make(j->engine, &j->out);
+  j->rc = ckpt_out_make(j->engine, j->hashes, &j->out);
   if (j->rc) dw_error_copy(j->why, sizeof j->why);
 }
 
@@ -113,7 +113,7 @@ static void make_done(void *arg) {
   answer(p, j->rc, j->why);
 }
 
-static void make_new(struct peer *p) {
+static void make_new(struct peer *p, bool hashes) {
   struct node *n = p->n;
   struct engine_positions pos;
   uint8_t *data = p->job.data;
@@ -121,7 +121,7 @@ static void make_new(struct peer *p) {
   p->pin = pos.applied.lsn; /* the copy's boundary will be here or later */
   n->pins_changed = true;
   serve_pin_log(n);
-  p->job = (struct ckpt_job){.peer = p, .engine = n->e, .data = data};
+  p->job = (struct ckpt_job){.peer = p, .engine = n->e, .hashes = hashes, .data = data};
   int rc = transport_work(n->t, make_run, make_done, &p->job);
   if (rc == DW_OK)
     p->jobs++;
@@ -129,7 +129,7 @@ static void make_new(struct peer *p) {
     answer(p, rc, "no memory");
 }
 
-void bootstrap_make(struct peer *p, const struct hash128 *resume) {
+void bootstrap_make(struct peer *p, const struct hash128 *resume, bool hashes) {
   struct node *n = p->n;
   struct engine_positions pos;
   p->make_waits = false;
@@ -141,6 +141,7 @@ void bootstrap_make(struct peer *p, const struct hash128 *resume) {
     if (c->user) {                       /* the connection that broke still reads a chunk of it: in a moment */
       p->make_waits = true;
       p->make_id = *resume;
+      p->make_hashes = hashes;
       return;
     }
     c->user = p;
@@ -151,7 +152,7 @@ void bootstrap_make(struct peer *p, const struct hash128 *resume) {
     answer(p, DW_OK, "");
     return;
   }
-  make_new(p);
+  make_new(p, hashes);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

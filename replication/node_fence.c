@@ -89,8 +89,9 @@ static int begun(struct peer *p, const struct msg_fence *ask, const char *addres
   if (ask->epoch < now.epoch || ask->epoch < pos.tail.epoch)
     return dw_fail(DW_FENCED, "this node knows epoch %llu already", (ull)(now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch));
   int rc = ask->epoch > pos.tail.epoch ? promise(n, ask, true, address) : DW_OK;
-  /* An old primary whose log may hold more waits to be told (dw_follow); one that handed over has nothing more. */
-  bool follows = n->role == DW_FOLLOWER || n->hands_over_to == ask->node_id;
+  /* An old primary whose log may hold more waits to be told (dw_follow, dw_rejoin), unless it is to rejoin by itself;
+   * one that handed over has nothing more. */
+  bool follows = n->role == DW_FOLLOWER || n->hands_over_to == ask->node_id || n->opt->auto_rejoin;
   if (rc == DW_OK && follows && address[0] && !role_follow_told(n, address))
     rc = dw_fail(DW_LOCKED, "another change of this node's role is under way");
   return rc;

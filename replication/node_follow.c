@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "replication/checkpoint_reuse.h"
 #include "replication/node.h"
 #include "wal/base/status.h"
 
@@ -27,12 +28,13 @@ struct relay {
   struct msg_probe probe;
 };
 
-enum follow_task { TASK_BEGIN, TASK_FILE_END, TASK_INSTALL };
+enum follow_task { TASK_PART, TASK_BEGIN, TASK_FILE_END, TASK_INSTALL };
 struct follow_job {
   struct node *n;
   enum follow_task task;
   const struct ckpt_manifest *begin; /* the receiver's, valid until its answer */
-  uint64_t *offsets;
+  uint64_t *offsets, reused;
+  struct engine_parting parting;
   uint32_t file;
   struct hash128 hash, cluster_id;
   struct wal_pos pos;
@@ -48,7 +50,7 @@ struct follow {
   struct follow_job job;
   unsigned jobs;
   bool install_waits; /* for cursors to be closed */
-  uint64_t install_ns;
+  uint64_t install_ns, moved, reused; /* bytes of the checkpoint under way: over the network, from our store */
   struct relay *relays;
   size_t relay_count, relay_cap;
   bool relays_wait;
@@ -73,6 +75,8 @@ int follow_create(struct node *n) {
   engine_promised(n->e, &promise);
   cfg.min_epoch = promise.epoch;
   cfg.min_node = promise.node_id;
+  cfg.rejoin = n->opt->auto_rejoin;
+  cfg.rejoin_once = n->rejoin;
   memcpy(cfg.region, id.region, sizeof cfg.region);
   cfg.self = n->members.self;
   int rc = n->env->ops->random(n->env, &cfg.seed, sizeof cfg.seed);
@@ -239,13 +243,13 @@ static void on_sync(struct node *n) {
   receiver_synced(n->follow->r, rc, durable, why, node_now(n));
 }
 
-static void on_truncate(struct node *n, const struct wal_pos *to) {
+static void on_truncate(struct node *n, const struct wal_pos *to, uint64_t peer_id) {
   char why[MSG_TEXT_BYTES] = "";
   struct receiver_position pos;
   struct wal_pos at, *older = NULL;
   n->cuts++;
   serve_end_all(n, DW_STALE, "this node drops a part of its log: come back in a moment");
-  int rc = engine_replica_truncate(n->e, to);
+  int rc = engine_replica_truncate(n->e, &(struct engine_parting){.at = *to, .peer_id = peer_id, .peer = n->primary});
   if (rc) dw_error_copy(why, sizeof why);
   if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, &at) == DW_OK) older = &at;
   fill_position(n, &pos);
@@ -265,11 +269,19 @@ static int install(struct node *n, const struct follow_job *j) {
   return rc ? dw_fail(rc, "%s", why) : DW_OK;
 }
 
+static int begin(struct ckpt_in *in, struct follow_job *j) {
+  char store[4096];
+  int rc = ckpt_in_begin(in, j->begin, j->offsets);
+  if (rc == DW_OK) rc = engine_store_dir(j->n->e, store, sizeof store);
+  return rc ? rc : ckpt_in_reuse(in, j->begin, store, j->offsets, &j->reused);
+}
+
 static void job_run(void *arg) { /* worker */
   struct follow_job *j = arg;
   struct ckpt_in *in = j->n->follow->in;
   switch (j->task) {
-  case TASK_BEGIN: j->rc = ckpt_in_begin(in, j->begin, j->offsets); break;
+  case TASK_PART: j->rc = engine_part(j->n->e, &j->parting, NULL); break;
+  case TASK_BEGIN: j->rc = begin(in, j); break;
   case TASK_FILE_END: j->rc = ckpt_in_file_end(in, j->file, &j->hash); break;
   case TASK_INSTALL: j->rc = install(j->n, j); break;
   }
@@ -283,8 +295,13 @@ static void install_done(struct node *n, const struct follow_job *j) {
   log_replaced(n);
   if (j->rc == DW_OK) {
     n->bootstraps++;
-    engine_log(n->e, DW_LOG_INFO, "bootstrap finished: the checkpoint at LSN %llu is installed, in %.0f ms",
-               (unsigned long long)j->pos.lsn, (double)(node_now(n) - n->follow->install_ns) / 1e6);
+    n->bootstrap_bytes = n->follow->moved;
+    n->bootstrap_reused = n->follow->reused;
+    engine_log(n->e, DW_LOG_INFO,
+               "bootstrap finished: the checkpoint at LSN %llu is installed, in %.0f ms; %llu bytes came, %llu were "
+               "here already",
+               (unsigned long long)j->pos.lsn, (double)(node_now(n) - n->follow->install_ns) / 1e6,
+               (unsigned long long)n->bootstrap_bytes, (unsigned long long)n->bootstrap_reused);
   } else {
     engine_log(n->e, DW_LOG_ERROR, "the received checkpoint can't be installed: %s", j->why);
   }
@@ -300,7 +317,13 @@ static void job_done(void *arg) {
   n->report_urgent = true;
   if (f->stopped) return;
   switch (j->task) {
+  case TASK_PART: receiver_parted(f->r, j->rc, j->why, node_now(n)); break;
   case TASK_BEGIN:
+    f->moved = 0;
+    f->reused = j->reused;
+    if (j->rc == DW_OK && j->reused)
+      engine_log(n->e, DW_LOG_INFO, "%llu bytes of the checkpoint are in this node's store already",
+                 (unsigned long long)j->reused);
     if (j->rc == DW_OK && ckpt_in_held(f->in))
       engine_log(n->e, DW_LOG_INFO, "resuming a checkpoint: %llu bytes of it are here already",
                  (unsigned long long)ckpt_in_held(f->in));
@@ -324,6 +347,17 @@ static void job_start(struct node *n) {
   job_done(j);
 }
 
+static void on_part(struct node *n, const struct recv_action *a) {
+  n->follow->job = (struct follow_job){.n = n,
+                                       .task = TASK_PART,
+                                       .parting = {.at = a->part.pos,
+                                                   .peer_id = a->part.peer_id,
+                                                   .peer = n->primary,
+                                                   .rejoin = a->part.rejoin,
+                                                   .incomplete_will_do = a->part.incomplete_will_do}};
+  job_start(n);
+}
+
 static void on_ckpt_begin(struct node *n, const struct ckpt_manifest *m) {
   struct follow_job *j = &n->follow->job;
   *j = (struct follow_job){.n = n, .task = TASK_BEGIN, .begin = m};
@@ -335,6 +369,7 @@ static void on_ckpt_begin(struct node *n, const struct ckpt_manifest *m) {
 static void on_ckpt_write(struct node *n, const struct recv_action *a) {
   char why[MSG_TEXT_BYTES] = "";
   int rc = ckpt_in_write(n->follow->in, a->write.file, a->write.offset, a->write.data, a->write.bytes);
+  n->follow->moved += a->write.bytes;
   if (rc) dw_error_copy(why, sizeof why);
   receiver_ckpt_written(n->follow->r, rc, why, node_now(n));
 }
@@ -424,7 +459,8 @@ static void follow_do(struct node *n, const struct recv_action *a) {
   case RECV_ADOPT: on_adopt(n, &a->adopt); break;
   case RECV_APPEND: on_append(n, a->append.blocks, a->append.n); break;
   case RECV_SYNC: on_sync(n); break;
-  case RECV_TRUNCATE: on_truncate(n, &a->truncate); break;
+  case RECV_TRUNCATE: on_truncate(n, &a->truncate.pos, a->truncate.peer_id); break;
+  case RECV_PART: on_part(n, a); break;
   case RECV_CKPT_BEGIN: on_ckpt_begin(n, a->begin); break;
   case RECV_CKPT_WRITE: on_ckpt_write(n, a); break;
   case RECV_CKPT_FILE_END: on_ckpt_file_end(n, a); break;
@@ -449,7 +485,10 @@ static void note_state(struct node *n) {
   struct follow *f = n->follow;
   dw_peer_state state = receiver_state(f->r);
   if (state == f->state) return;
-  if (state == DW_PEER_STREAMING || state == DW_PEER_CATCHING_UP) f->last_end[0] = 0;
+  if (state == DW_PEER_STREAMING || state == DW_PEER_CATCHING_UP) {
+    f->last_end[0] = 0;
+    n->rejoin = false; /* it was asked for this */
+  }
   f->state = state;
   n->report_urgent = true;
 }
@@ -486,6 +525,14 @@ uint64_t follow_pump(struct node *n, unsigned wake, bool tick, uint64_t now_ns) 
     note_state(n);
   }
   return receiver_next_tick(f->r);
+}
+
+uint64_t follow_fresh_as_of(const struct node *n) {
+  return receiver_fresh_as_of(n->follow->r);
+}
+
+bool follow_bootstrapping(const struct node *n) {
+  return receiver_state(n->follow->r) == DW_PEER_BOOTSTRAPPING || n->follow->jobs;
 }
 
 void follow_report(struct node *n, struct report *r) {

@@ -71,6 +71,8 @@ void report_pump(struct node *n, uint64_t now_ns, bool tick) {
   struct report r;
   memset(&r, 0, sizeof r);
   r.bootstraps = n->bootstraps;
+  r.bootstrap_bytes = n->bootstrap_bytes;
+  r.bootstrap_reused = n->bootstrap_reused;
   fill_followers(n, &r);
   if (n->follow) follow_report(n, &r);
   if (n->role == DW_FOLLOWER) memcpy(r.primary, n->primary, sizeof r.primary);
@@ -88,6 +90,8 @@ void report_status(void *ctx, dw_status *s) {
   memcpy(s->primary, n->report.primary, sizeof s->primary);
   s->bootstraps = n->report.bootstraps;
   members_status(&n->members_report, s);
+  s->bootstrap_bytes = n->report.bootstrap_bytes;
+  s->bootstrap_reused_bytes = n->report.bootstrap_reused;
   if (!s->error[0]) memcpy(s->error, n->report.error, sizeof s->error);
   pthread_mutex_unlock(&n->report_mu);
   s->listen_port = n->listen_port;

@@ -65,16 +65,24 @@ int dw_promote(dw_engine *e, const dw_promote_options *opt) {
   return role_wait(e, &r);
 }
 
+static int take_address(struct role_request *r, const char *primary) {
+  int rc = address_check_peer(primary);
+  if (rc == DW_OK && strlen(primary) >= sizeof r->primary)
+    rc = dw_fail(DW_INVALID, "'%s' is longer than %d bytes", primary, DW_ADDRESS_BYTES - 1);
+  if (rc == DW_OK) snprintf(r->primary, sizeof r->primary, "%s", primary);
+  return rc;
+}
+
 int dw_follow(dw_engine *e, const char *primary) {
   struct role_request r = {0};
-  if (primary) {
-    int rc = address_check_peer(primary);
-    if (rc == DW_OK && strlen(primary) >= sizeof r.primary)
-      rc = dw_fail(DW_INVALID, "'%s' is longer than %d bytes", primary, DW_ADDRESS_BYTES - 1);
-    if (rc) return rc;
-    snprintf(r.primary, sizeof r.primary, "%s", primary);
-  }
-  return role_wait(e, &r);
+  int rc = primary ? take_address(&r, primary) : DW_OK;
+  return rc ? rc : role_wait(e, &r);
+}
+
+int dw_rejoin(dw_engine *e, const char *primary) {
+  struct role_request r = {.rejoin = true};
+  int rc = primary ? take_address(&r, primary) : DW_OK;
+  return rc ? rc : role_wait(e, &r);
 }
 
 /* ---- the loop thread ---------------------------------------------------------------------------- */
@@ -124,6 +132,8 @@ static void follow_now(struct node *n) {
     role_changed(n, "this node is a follower now: come back in a moment");
   }
   snprintf(n->primary, sizeof n->primary, "%s", c->primary);
+  n->rejoin = c->rejoin;
+  n->alone = !n->primary[0];
   engine_log(n->e, DW_LOG_INFO, "follows %s from now on", n->primary[0] ? n->primary : "nobody");
   role_resume(n);
   if (n->primary[0] && !n->follow)
@@ -211,7 +221,10 @@ static void take_request(struct node *n, uint64_t now_ns) {
     promote_start(n, &r->opt, now_ns);
   } else {
     c->step = ROLE_ENDING_STREAM;
-    snprintf(c->primary, sizeof c->primary, "%s", r->primary);
+    c->rejoin = r->rejoin;
+    bool as_before = r->rejoin && !r->primary[0] && n->role == DW_FOLLOWER;
+    snprintf(c->primary, sizeof c->primary, "%s", as_before ? n->primary : r->primary);
+    if (r->rejoin && !c->primary[0]) role_answer(n, DW_INVALID, "no primary is named, and none is followed");
   }
 }
 

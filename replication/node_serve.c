@@ -343,7 +343,7 @@ static void peer_do(struct peer *p, const struct ship_action *a) {
   case SHIP_FENCE: fence_answer(p, a->fence); break;
   case SHIP_FENCE_HEARD: fence_heard(n, a->heard.epoch, a->heard.node_id); break;
   case SHIP_READ_LOG: on_read_log(p, a->read.max_bytes); break;
-  case SHIP_MAKE_CHECKPOINT: bootstrap_make(p, &a->make.resume); break;
+  case SHIP_MAKE_CHECKPOINT: bootstrap_make(p, &a->make.resume, a->make.hashes); break;
   case SHIP_READ_CHUNK: bootstrap_read(p, a); break;
   case SHIP_DROP_CHECKPOINT: bootstrap_installed(p); break;
   case SHIP_PROBE: on_probe(p, &a->probe); break;
@@ -392,7 +392,7 @@ uint64_t serve_pump(struct node *n, unsigned wake, uint64_t now_ns) {
     }
   }
   for (struct peer *p = n->peers; p; p = p->next) {
-    if (p->conn && p->make_waits) bootstrap_make(p, &p->make_id);
+    if (p->conn && p->make_waits) bootstrap_make(p, &p->make_id, p->make_hashes);
     if (p->conn && (p->dirty || shipper_next_tick(p->ship) <= now_ns)) peer_pump(p);
   }
   sweep(n);

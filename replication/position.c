@@ -63,8 +63,39 @@ static int applied_is_ours(const struct position_log *log, const struct wal_pos 
   return on_epoch_history(log, applied) ? DW_OK : DW_DIVERGED;
 }
 
+/* P: the last boundary of ours that a log with the boundary `at` can have in common with us. Where ours is trimmed
+ * the epochs tell: within one there was one writer. */
+static int parting(const struct position_log *log, const struct wal_pos *at, struct wal_pos *p) {
+  int rc = log->find(log->ctx, at);
+  *p = *at;
+  if (rc == DW_NOT_FOUND || rc == DW_DIVERGED) rc = log->at_most(log->ctx, at->epoch, at->lsn, p);
+  if (rc != DW_NOT_FOUND) return rc;
+  *p = wal_genesis(&log->cluster_id);
+  for (size_t i = 0; i < log->epoch_count && log->epochs[i].epoch <= at->epoch; i++) {
+    const struct wal_pos *end = i + 1 < log->epoch_count ? &log->epochs[i + 1].start : &log->tail;
+    *p = end->lsn <= at->lsn ? *end : *at;
+  }
+  return DW_OK;
+}
+
+/* What of its log lies beyond our history, for a BOOTSTRAP that replaces it. */
+static int part(const struct position_log *log, const struct msg_hello *h, const char *text, char which,
+                const struct wal_pos *sure, struct position_decision *d) {
+  struct wal_pos p;
+  int rc = find_boundary(log, &h->tail);
+  if (rc != DW_OK && rc != DW_NOT_FOUND && rc != DW_DIVERGED) return rc;
+  bool ours = rc == DW_OK || (rc == DW_NOT_FOUND && on_epoch_history(log, &h->tail));
+  rc = ours ? DW_OK : parting(log, &h->at, &p);
+  if (rc) return rc;
+  decide(d, POSITION_BOOTSTRAP, which, sure ? sure : &p, text);
+  if (!ours) d->parted = p;
+  return DW_OK;
+}
+
 static int case_g(const struct position_log *log, const struct msg_hello *h, struct position_decision *d) {
   char text[MSG_TEXT_BYTES];
+  if (h->rejoin)
+    return part(log, h, "it has applied what is not on this history, and parts with it to rejoin", 'G', NULL, d);
   dw_lsn p = parted_after(log, &h->applied);
   if (h->applied.lsn > log->tail.lsn)
     snprintf(text, sizeof text,
@@ -108,11 +139,11 @@ static int case_ef(const struct position_log *log, const struct msg_hello *h, bo
   int rc = applied_is_ours(log, &h->applied);
   if (rc == DW_DIVERGED) return case_g(log, h, d);
   if (rc) return rc;
-  if (trimmed) return decide(d, POSITION_BOOTSTRAP, 'E', &h->applied, "its end is below the oldest log held");
+  if (trimmed) return part(log, h, "its end is below the oldest log held", 'E', &h->applied, d);
   struct wal_pos p;
   rc = log->at_most(log->ctx, h->at.epoch, h->at.lsn, &p);
   if (rc == DW_NOT_FOUND)
-    return decide(d, POSITION_BOOTSTRAP, 'F', &h->applied, "its tail is not on this history, the parting is trimmed");
+    return part(log, h, "its tail is not on this history, the parting is trimmed", 'F', &h->applied, d);
   if (rc) return rc;
   if (!at_or_before(&h->applied, &p)) return case_g(log, h, d);
   return decide(d, POSITION_TRUNCATE, 'F', &p, "unapplied tail that is not on this history to be dropped");

@@ -15,10 +15,14 @@
  *   E  `at` is below the oldest held   -> BOOTSTRAP if what it has applied lies on our history of epochs, else G
  *   F  `at` is not on our history: P = our last boundary with epoch <= at.epoch and lsn <= at.lsn.
  *      What it has applied is on our history, at or before P -> TRUNCATE(P); P trimmed -> BOOTSTRAP
- *   G  what it has applied is not on our history -> REFUSE DW_DIVERGED, saying since which LSN
+ *   G  what it has applied is not on our history -> REFUSE DW_DIVERGED, saying since which LSN; BOOTSTRAP if it asks to
+ *                                         rejoin: that is, to part with it
  *
- * TRUNCATE(P) and the follower: it cuts back to P if P is one of its own boundaries and says HELLO with that tail (case D
- * follows). If it is not (two writers used the same epoch number), it says HELLO with `at` = its own last boundary of
+ * BOOTSTRAP names P, too, where anything of its log lies beyond our history: the follower keeps that in a file first.
+ * If our log does not hold P any more, the history of epochs tells it: an epoch's end is the next one's start.
+ *
+ * TRUNCATE(P) and the follower: it cuts back to P if P is one of its own boundaries and says HELLO with that tail (case
+ * D follows). If it is not (two writers used the same epoch number), it says HELLO with `at` = its own last boundary of
  * an epoch below P's, cutting nothing: the epoch falls every round, and the shipper bounds the rounds.
  *
  * "On our history of epochs" (for positions below the oldest held, which can't be compared by chain): our history has
@@ -51,6 +55,7 @@ struct position_decision {
   char which;         /* case letter */
   struct wal_pos pos; /* STREAM: open the cursor here; TRUNCATE: cut back to it; BOOTSTRAP: all that is
                           sure of what it holds */
+  struct wal_pos parted; /* BOOTSTRAP: where its history leaves ours; chain zero: it does not */
   int code;           /* REFUSE: DW_* */
   dw_lsn lsn;         /* REFUSE: since which LSN */
   char text[MSG_TEXT_BYTES + 1]; /* REFUSE, and for the log */

@@ -147,6 +147,7 @@ void receiver_connected(struct receiver *r, const struct receiver_position *pos,
   r->welcome = (struct msg_welcome){0};
   r->peer_epoch = 0;
   r->rounds = 0;
+  r->parted = false;
   r->in_ns = r->out_ns = r->beat_ns = r->now_ns;
   recv_hello(r);
 }
@@ -165,7 +166,9 @@ void recv_hello(struct receiver *r) {
                         .tail = r->pos.tail,
                         .applied = r->pos.applied,
                         .at = r->at,
-                        .resume = r->pos.resume};
+                        .resume = r->pos.resume,
+                        .rejoin = recv_may_rejoin(r),
+                        .hashes = r->pos.applied.lsn > 0};
   if (r->pos.has_cluster) h.cluster_id = r->pos.cluster_id;
   memcpy(h.region, r->cfg.region, sizeof h.region);
   h.region[MSG_REGION_BYTES - 1] = 0;
@@ -213,6 +216,7 @@ bool recv_answer(struct receiver *r, enum recv_store which, int rc, const char *
                                      "appending",
                                      "syncing",
                                      "cutting the log",
+                                     "parting with what only this node has",
                                      "preparing for a checkpoint",
                                      "writing a checkpoint",
                                      "checking a checkpoint file",
@@ -372,7 +376,12 @@ static bool next_storage(struct receiver *r, struct recv_action *a) {
     *a = (struct recv_action){.type = RECV_APPEND, .append = {r->appending.blocks, r->appending.n}};
     break;
   case RS_SYNC: *a = (struct recv_action){.type = RECV_SYNC}; break;
-  case RS_TRUNCATE: *a = (struct recv_action){.type = RECV_TRUNCATE, .truncate = r->cut}; break;
+  case RS_TRUNCATE: *a = (struct recv_action){.type = RECV_TRUNCATE, .truncate = {r->cut, r->welcome.node_id}}; break;
+  case RS_PART:
+    *a = (struct recv_action){
+        .type = RECV_PART,
+        .part = {r->cut, r->welcome.node_id, wal_pos_before(&r->cut, &r->pos.applied), r->cfg.rejoin_once}};
+    break;
   case RS_BEGIN: *a = (struct recv_action){.type = RECV_CKPT_BEGIN, .begin = m}; break;
   case RS_WRITE:
     *a = (struct recv_action){

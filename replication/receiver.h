@@ -61,6 +61,8 @@ struct receiver_config {
   const char *primary; /* "host:port" for messages; copied */
   struct msg_member self; /* what others are told; node id, role and region are filled in */
   uint64_t min_epoch, min_node; /* what this node has promised, and to whom: no stream below it. 0: nothing */
+  bool rejoin;                  /* what is applied here beyond the primary's history gives way, once it is kept */
+  bool rejoin_once; /* likewise, until it has come to a stream; and what the log has lost already can't be kept */
 };
 
 /* Where the node stands; the driver fills it from engine_identity, engine_positions and its own incoming state. */
@@ -73,23 +75,24 @@ struct receiver_position {
 };
 
 enum recv_action_type {
-  RECV_CONNECT,        /* dial; receiver_connected or receiver_connect_failed */
-  RECV_ADOPT,          /* engine_adopt_cluster(adopt); receiver_adopted */
-  RECV_APPEND,         /* engine_replica_append(append.blocks, n); receiver_appended. The receiver keeps the references */
-  RECV_SYNC,           /* engine_replica_sync; receiver_synced */
-  RECV_TRUNCATE,       /* engine_replica_truncate(&truncate). On DW_NOT_FOUND: position_older_wal(); receiver_truncated */
-  RECV_CKPT_BEGIN,     /* prepare DIR/incoming for *begin (wipe it if it is another checkpoint); receiver_ckpt_begun */
-  RECV_CKPT_WRITE,     /* write.bytes of write.data at write.offset of file write.file; receiver_ckpt_written */
-  RECV_CKPT_FILE_END,  /* sync the file, read it back, compare with file_end.hash; note it as held (CKPT_HELD) or delete it;
-                          receiver_ckpt_file_done (DW_CORRUPT if it differs) */
-  RECV_CKPT_INSTALL,   /* engine_install(install.cluster_id, install.pos), close cursors before; receiver_installed */
-  RECV_COMMIT,         /* engine_replica_commit(commit_lsn) */
-  RECV_FRESH,          /* staleness or the link changed: engine_fresh_as_of(receiver_fresh_as_of) */
-  RECV_PROBE_DONE,     /* probe.id was answered: the primary's commit_lsn */
-  RECV_PROBES_LOST,    /* all probes under way are void (link lost): strong reads and relayed probes fail or ask again */
-  RECV_MEMBERS,        /* the primary says who is in the cluster */
-  RECV_LOG,            /* a line for the log */
-  RECV_CLOSE           /* close the socket; RECV_CONNECT follows when it is time */
+  RECV_CONNECT,  /* dial; receiver_connected or receiver_connect_failed */
+  RECV_ADOPT,    /* engine_adopt_cluster(adopt); receiver_adopted */
+  RECV_APPEND,   /* engine_replica_append(append.blocks, n); receiver_appended. The receiver keeps the references */
+  RECV_SYNC,     /* engine_replica_sync; receiver_synced */
+  RECV_TRUNCATE, /* engine_replica_truncate(truncate.pos). On DW_NOT_FOUND: position_older_wal(); receiver_truncated */
+  RECV_PART, /* engine_part(&part): keep what this log has beyond it; a checkpoint will replace it; receiver_parted */
+  RECV_CKPT_BEGIN,    /* prepare DIR/incoming for *begin (wipe it if it is another checkpoint); receiver_ckpt_begun */
+  RECV_CKPT_WRITE,    /* write.bytes of write.data at write.offset of file write.file; receiver_ckpt_written */
+  RECV_CKPT_FILE_END, /* sync the file, read it back, compare with file_end.hash; note it as held (CKPT_HELD) or delete
+                         it; receiver_ckpt_file_done (DW_CORRUPT if it differs) */
+  RECV_CKPT_INSTALL,  /* engine_install(install.cluster_id, install.pos), close cursors before; receiver_installed */
+  RECV_COMMIT,        /* engine_replica_commit(commit_lsn) */
+  RECV_FRESH,         /* staleness or the link changed: engine_fresh_as_of(receiver_fresh_as_of) */
+  RECV_PROBE_DONE,    /* probe.id was answered: the primary's commit_lsn */
+  RECV_PROBES_LOST,   /* all probes under way are void (link lost): strong reads and relayed probes fail or ask again */
+  RECV_MEMBERS,       /* the primary says who is in the cluster */
+  RECV_LOG,           /* a line for the log */
+  RECV_CLOSE          /* close the socket; RECV_CONNECT follows when it is time */
 };
 
 struct recv_action {
@@ -100,7 +103,16 @@ struct recv_action {
       struct wal_block **blocks;
       size_t n;
     } append;
-    struct wal_pos truncate;
+    struct {
+      struct wal_pos pos;
+      uint64_t peer_id;
+    } truncate;
+    struct {
+      struct wal_pos pos;
+      uint64_t peer_id;
+      bool rejoin; /* it lies before what is applied */
+      bool incomplete_will_do;
+    } part;
     const struct ckpt_manifest *begin;
     struct {
       uint32_t file;
@@ -163,6 +175,7 @@ void receiver_synced(struct receiver *, int rc, dw_lsn durable, const char *text
  * (position_older_wal), NULL if there is none held. */
 void receiver_truncated(struct receiver *, int rc, const struct receiver_position *, const struct wal_pos *at,
                         const char *text, uint64_t now_ns);
+void receiver_parted(struct receiver *, int rc, const char *text, uint64_t now_ns);
 /* offsets: manifest.count of them, bytes held of each file or CKPT_HELD. */
 void receiver_ckpt_begun(struct receiver *, int rc, const uint64_t *offsets, const char *text, uint64_t now_ns);
 void receiver_ckpt_written(struct receiver *, int rc, const char *text, uint64_t now_ns);

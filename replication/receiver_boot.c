@@ -58,6 +58,21 @@ static int on_truncate(struct receiver *r, const struct msg_welcome *w) {
   return DW_OK;
 }
 
+/* pos: where our history leaves its own, if it does. What lies beyond is kept before the checkpoint may come. */
+static int on_bootstrap(struct receiver *r, const struct msg_welcome *w) {
+  if (hash128_zero(&w->pos.chain)) {
+    r->phase = RP_BOOTSTRAPPING;
+    return DW_OK;
+  }
+  if (!r->pos.has_cluster) return dw_fail(DW_CORRUPT, "told where histories part, but there is no log here");
+  if (wal_pos_before(&w->pos, &r->pos.applied) && !recv_may_rejoin(r))
+    return dw_fail(DW_DIVERGED, "histories part after LSN %llu, but LSN %llu is applied here", (ull)w->pos.lsn,
+                   (ull)r->pos.applied.lsn);
+  r->cut = w->pos;
+  recv_ask(r, RS_PART);
+  return DW_OK;
+}
+
 int recv_on_welcome(struct receiver *r, const struct frame *f) {
   struct msg_welcome w;
   int rc = msg_get_welcome(f, &w);
@@ -70,7 +85,7 @@ int recv_on_welcome(struct receiver *r, const struct frame *f) {
   switch (w.follows) {
   case FOLLOWS_STREAM: return on_stream(r, &w);
   case FOLLOWS_TRUNCATE: return on_truncate(r, &w);
-  default: r->phase = RP_BOOTSTRAPPING; return DW_OK;
+  default: return on_bootstrap(r, &w);
   }
 }
 
@@ -82,6 +97,14 @@ void receiver_adopted(struct receiver *r, int rc, const struct receiver_position
       recv_end(r, DW_CLOSED, true, "the adopted log does not begin at the cluster's genesis");
     else
       recv_start_stream(r);
+  }
+  recv_advance(r);
+}
+
+void receiver_parted(struct receiver *r, int rc, const char *text, uint64_t now_ns) {
+  if (recv_answer(r, RS_PART, rc, text, now_ns)) {
+    r->parted = true;
+    r->phase = RP_BOOTSTRAPPING;
   }
   recv_advance(r);
 }
@@ -115,7 +138,7 @@ int recv_on_manifest(struct receiver *r, const struct frame *f) {
   if (r->ckpt.active) return dw_fail(DW_CORRUPT, "CKPT_MANIFEST: a second one");
   int rc = msg_get_ckpt_manifest(f, &m);
   if (rc) return rc;
-  if (m.pos.lsn < r->pos.applied.lsn || m.pos.epoch < r->pos.applied.epoch) {
+  if (!r->parted && (m.pos.lsn < r->pos.applied.lsn || m.pos.epoch < r->pos.applied.epoch)) {
     rc = dw_fail(DW_DIVERGED, "its checkpoint is of LSN %llu, but LSN %llu is applied here", (ull)m.pos.lsn,
                  (ull)r->pos.applied.lsn);
     ckpt_manifest_free(&m);
@@ -195,6 +218,11 @@ void receiver_installed(struct receiver *r, int rc, const struct receiver_positi
     r->pos = *pos;
     r->at = pos->tail;
     r->applied = pos->applied.lsn;
+    if (r->parted) { /* how fresh the data was is no word about what took its place */
+      r->stale.known = false;
+      r->fresh_changed = true;
+    }
+    r->parted = r->cfg.rejoin_once = false;
     r->me.epoch = pos->tail.epoch;
     if (sent) recv_hello(r);
   }

@@ -29,6 +29,7 @@ enum recv_store {
   RS_APPEND,
   RS_SYNC,
   RS_TRUNCATE,
+  RS_PART,
   RS_BEGIN,
   RS_WRITE,
   RS_FILE_END,
@@ -74,7 +75,8 @@ struct receiver {
   struct recv_batch batch, appending;
   struct wal_unpacker *unpacker; /* made with the first pack of a stream */
   struct wal_pos expect; /* end of the log with all that was gathered */
-  struct wal_pos cut;
+  struct wal_pos cut;    /* to be cut back to, or kept from */
+  bool parted;           /* what lies beyond it was kept, on this connection */
   struct ckpt_receiver ckpt;
   struct msg_ckpt_chunk chunk; /* data: chunk_data, for input may move the frame while it is being written */
   uint8_t *chunk_data;         /* MSG_CHUNK_BYTES, made with the first one */
@@ -134,6 +136,10 @@ int recv_on_packed(struct receiver *, const struct frame *);
 void recv_move_log(struct receiver *); /* next append or sync, acks and probes that are due */
 void recv_batch_drop(struct recv_batch *);
 void recv_send_ack(struct receiver *);
+
+static inline bool recv_may_rejoin(const struct receiver *r) {
+  return r->cfg.rejoin || r->cfg.rejoin_once;
+}
 
 /* receiver_boot.c */
 int recv_on_welcome(struct receiver *, const struct frame *);

@@ -32,7 +32,7 @@ static int batch_add(struct recv_batch *b, struct wal_block *block, size_t bytes
 void recv_start_stream(struct receiver *r) {
   r->phase = RP_STREAMING;
   r->stream_ns = r->now_ns;
-  r->refused = false;
+  r->refused = r->cfg.rejoin_once = false;
   r->end_text[0] = 0;
   r->expect = r->pos.tail;
   wal_unpacker_free(r->unpacker); /* the other side begins anew, too */

@@ -297,7 +297,7 @@ static bool next_question(struct shipper *s, struct ship_action *a) {
   }
   if (s->make == ASK_WANTED) {
     s->make = ASK_OPEN;
-    *a = (struct ship_action){.type = SHIP_MAKE_CHECKPOINT, .make = {s->hello.resume}};
+    *a = (struct ship_action){.type = SHIP_MAKE_CHECKPOINT, .make = {s->hello.resume, s->hello.hashes}};
     return true;
   }
   if (s->chunk == ASK_WANTED) {

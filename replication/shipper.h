@@ -101,6 +101,7 @@ struct ship_action {
     } read;
     struct {
       struct hash128 resume; /* zero: none */
+      bool hashes;           /* a new one: with hashes in the manifest */
     } make;
     struct {
       uint32_t file;

@@ -100,14 +100,13 @@ void shipper_located(struct shipper *s, int rc, const struct position_decision *
   if (d->kind != POSITION_STREAM)
     ship_log(s, d->kind == POSITION_REFUSE ? DW_LOG_WARN : DW_LOG_INFO, "node %llu: %s", (ull)s->hello.node_id,
              d->text);
-  struct wal_pos none = {0};
   switch (d->kind) {
   case POSITION_STREAM: start_stream(s, &d->pos); break;
   case POSITION_TRUNCATE:
     if (send_welcome(s, FOLLOWS_TRUNCATE, &d->pos)) s->phase = SHIP_HANDSHAKE;
     break;
   case POSITION_BOOTSTRAP:
-    if (!send_welcome(s, FOLLOWS_BOOTSTRAP, &none)) break;
+    if (!send_welcome(s, FOLLOWS_BOOTSTRAP, &d->parted)) break;
     s->phase = SHIP_BOOTSTRAPPING;
     s->make = ASK_WANTED;
     s->moved_ns = s->now_ns;

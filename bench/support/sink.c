@@ -12,6 +12,7 @@
 
 #include "bench/support/bench.h"
 #include "replication/message.h"
+#include "wal/pack.h"
 
 #define READ_BYTES (256u << 10)
 #define TICK_NS 20000000u
@@ -24,7 +25,9 @@ struct sink {
   double credit; /* bytes that a slow link may still read */
   struct frame_reader reader;
   struct msg_sender me;
-  dw_lsn received, acked;
+  struct wal_pos received; /* end of what came */
+  dw_lsn acked;
+  struct wal_unpacker *unpacker; /* made with the first pack */
   uint64_t acked_ns;
 };
 
@@ -64,10 +67,11 @@ static void dial(struct sink *s, unsigned port, uint64_t id) {
 
 static void ack(struct sink *s, uint64_t now) {
   struct buf b = {0};
-  struct msg_ack m = {s->received, s->received, s->received, 0};
+  dw_lsn lsn = s->received.lsn;
+  struct msg_ack m = {lsn, lsn, lsn, 0};
   if (msg_put_ack(&b, &s->me, &m)) bench_die("sink: no memory");
   send_frame(s, &b);
-  s->acked = s->received;
+  s->acked = lsn;
   s->acked_ns = now;
 }
 
@@ -79,8 +83,21 @@ static void on_blocks(struct sink *s, const struct frame *f) {
   if (msg_get_blocks(f, &m)) bench_die("sink: %s", dw_last_error());
   for (uint32_t i = 0; i < m.count; i++) {
     if (msg_blocks_next(&m, &off, &block, &n) || block_header_decode(block, &h)) bench_die("sink: %s", dw_last_error());
-    s->received = block_last_lsn(&h);
+    s->received = (struct wal_pos){block_last_lsn(&h), h.epoch, h.chain};
   }
+}
+
+/* Unpacked as by a real follower: what it costs belongs to the picture. */
+static void on_packed(struct sink *s, const struct frame *f) {
+  static struct wal_block *blocks[WAL_PACK_BLOCKS];
+  struct msg_packed m;
+  if (msg_get_packed(f, &m)) bench_die("sink: %s", dw_last_error());
+  if (!s->unpacker && wal_unpacker_create(&s->unpacker)) bench_die("sink: %s", dw_last_error());
+  if (wal_unpack(s->unpacker, &s->received, m.pack, m.bytes, m.plain, &m.chain, blocks, m.count))
+    bench_die("sink: %s", dw_last_error());
+  const struct block_header *last = &blocks[m.count - 1]->h;
+  s->received = (struct wal_pos){block_last_lsn(last), last->epoch, last->chain};
+  for (uint32_t i = 0; i < m.count; i++) wal_block_unref(blocks[i]);
 }
 
 static void on_frame(struct sink *s, const struct frame *f) {
@@ -92,14 +109,16 @@ static void on_frame(struct sink *s, const struct frame *f) {
     if (w.follows != FOLLOWS_STREAM) bench_die("sink: the primary does not start at the beginning");
     s->me.version = s->reader.version = w.version;
     s->me.epoch = w.epoch;
+    s->received = w.pos;
     s->streaming = true;
-    frame_reader_accept(&s->reader, MSG_BIT(MSG_REFUSE) | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_COMMIT) |
-                                        MSG_BIT(MSG_PROBE_ANSWER) | MSG_BIT(MSG_HEARTBEAT));
+    frame_reader_accept(&s->reader, MSG_BIT(MSG_REFUSE) | MSG_BIT(MSG_BLOCKS) | MSG_BIT(MSG_PACKED) |
+                                        MSG_BIT(MSG_COMMIT) | MSG_BIT(MSG_PROBE_ANSWER) | MSG_BIT(MSG_HEARTBEAT));
     break;
   case MSG_REFUSE:
     if (msg_get_refuse(f, &r)) bench_die("sink: %s", dw_last_error());
     bench_die("sink: refused: %s", r.text);
   case MSG_BLOCKS: on_blocks(s, f); break;
+  case MSG_PACKED: on_packed(s, f); break;
   default: break;
   }
 }
@@ -150,7 +169,7 @@ int sink_main(int line, char **args) {
       if (polls[i].revents & (POLLIN | POLLHUP | POLLERR)) take(s, in);
       if (tick && rate > 0) s->credit = rate * TICK_NS / 1e9;
       uint64_t since = now - s->acked_ns;
-      if (s->streaming && since >= (s->received > s->acked ? ACK_NS : BEAT_NS)) ack(s, now);
+      if (s->streaming && since >= (s->received.lsn > s->acked ? ACK_NS : BEAT_NS)) ack(s, now);
       streaming += s->streaming;
     }
     if (streaming == n && up < n) line_write(line, "ready");

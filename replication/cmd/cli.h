@@ -27,6 +27,8 @@ int cli_status(int argc, char **argv);
 int cli_load(int argc, char **argv);
 int cli_checksum(int argc, char **argv);
 int cli_wal(int argc, char **argv);
+int cli_diverged(int argc, char **argv);
+int cli_rejoin(int argc, char **argv);
 int cli_promote(int argc, char **argv);
 int cli_switchover(int argc, char **argv);
 int cli_follow(int argc, char **argv);

@@ -67,7 +67,7 @@ struct dump {
   int rc;
 };
 
-static void print_bytes(const uint8_t *p, size_t n, bool whole) {
+void cli_print_bytes(const uint8_t *p, size_t n, bool whole) {
   size_t shown = !whole && n > SHOWN_BYTES ? SHOWN_BYTES : n;
   putchar('"');
   for (size_t i = 0; i < shown; i++) {
@@ -88,26 +88,26 @@ static void print_bytes(const uint8_t *p, size_t n, bool whole) {
   if (shown < n) printf("... (%zu bytes)", n);
 }
 
-static void print_op(const struct dump *d, dw_lsn lsn, const struct wal_op *op) {
+static void print_op(bool whole, dw_lsn lsn, const struct wal_op *op) {
   bool user = op->klen && op->key[0] == NS_USER;
   printf("  %llu %s %s", (unsigned long long)lsn, op->type == OP_PUT ? "put" : "delete", user ? "" : "(system) ");
-  print_bytes(op->key + user, op->klen - user, d->values);
+  cli_print_bytes(op->key + user, op->klen - user, whole);
   if (op->type == OP_PUT) {
     putchar(' ');
-    print_bytes(op->val, op->vlen, d->values);
+    cli_print_bytes(op->val, op->vlen, whole);
   }
   putchar('\n');
 }
 
-static int print_commits(const struct dump *d, const struct block_header *h, const uint8_t *raw, size_t n) {
+static int print_commits(dw_lsn from, bool whole, const struct block_header *h, const uint8_t *raw, size_t n) {
   size_t off = 0;
   struct wal_commit c;
   int rc;
   for (dw_lsn lsn = h->first_lsn; (rc = payload_next_commit(raw, n, &off, &c)) == DW_OK; lsn++) {
     size_t at = 0;
     struct wal_op op;
-    if (lsn < d->from) continue;
-    while ((rc = body_next_op(c.body, c.body_bytes, &at, &op)) == DW_OK) print_op(d, lsn, &op);
+    if (lsn < from) continue;
+    while ((rc = body_next_op(c.body, c.body_bytes, &at, &op)) == DW_OK) print_op(whole, lsn, &op);
     if (rc != DW_NOT_FOUND) return rc;
   }
   return rc == DW_NOT_FOUND ? DW_OK : rc;
@@ -120,8 +120,8 @@ static void print_block(const char *path, uint64_t off, const struct block_heade
   gmtime_r(&s, &tm);
   strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
   hash128_hex(&h->chain, chain);
-  const char *name = strrchr(path, '/');
-  printf("%s:%llu ", name ? name + 1 : path, (unsigned long long)off);
+  const char *name = path ? strrchr(path, '/') : NULL;
+  if (path) printf("%s:%llu ", name ? name + 1 : path, (unsigned long long)off);
   if (h->kind == BLOCK_EPOCH)
     printf("epoch %llu begins after LSN %llu", (unsigned long long)h->epoch, (unsigned long long)h->first_lsn - 1);
   else
@@ -132,15 +132,19 @@ static void print_block(const char *path, uint64_t off, const struct block_heade
          chain);
 }
 
-static int on_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
-  struct dump *d = arg;
+int cli_dump_block(const char *path, uint64_t off, const struct wal_block *b, dw_lsn from, bool values,
+                   struct buf *scratch) {
   const uint8_t *raw;
   size_t n;
   print_block(path, off, &b->h);
-  if (b->h.kind == BLOCK_COMMITS) {
-    d->rc = wal_block_raw(b, &d->scratch, &raw, &n);
-    if (d->rc == DW_OK) d->rc = print_commits(d, &b->h, raw, n);
-  }
+  if (b->h.kind != BLOCK_COMMITS) return DW_OK;
+  int rc = wal_block_raw(b, scratch, &raw, &n);
+  return rc ? rc : print_commits(from, values, &b->h, raw, n);
+}
+
+static int on_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
+  struct dump *d = arg;
+  d->rc = cli_dump_block(path, off, b, d->from, d->values, &d->scratch);
   return d->rc || ferror(stdout); /* a closed pipe ends the walk */
 }
 

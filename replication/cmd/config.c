@@ -252,7 +252,13 @@ static bool take(struct loading *l, const struct option *o, const struct place *
     }
     complain(l, at, "'%.200s' is none of %s", text, all);
     return false;
-  case OPTION_FLAG: *(bool *)((char *)l->c + o->offset) = true; return true;
+  case OPTION_FLAG:
+    if (*text && strcmp(text, "yes") != 0 && strcmp(text, "no") != 0) {
+      complain(l, at, "'%.200s' is neither yes nor no", text);
+      return false;
+    }
+    *(bool *)((char *)l->c + o->offset) = strcmp(text, "no") != 0;
+    return true;
   }
   return false;
 }
@@ -285,6 +291,7 @@ static void take_flags(struct loading *l, int argc, char **argv) {
         complain(l, &at, "takes no value, but got '%.200s'", value);
       else
         take(l, o, &at, "");
+      l->given[k].flag++;
       continue;
     }
     if (!value && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) value = argv[++i];
@@ -339,10 +346,14 @@ static void take_line(struct loading *l, struct place *at, char *text) {
   }
   const struct option *o = &option_table[k];
   at->name = o->name;
-  if (o->type == OPTION_FLAG || strcmp(o->name, "config") == 0)
+  if ((o->type == OPTION_FLAG && !o->max) || strcmp(o->name, "config") == 0)
     complain(l, at, "is only for the command line");
   else if (l->given[k].line)
     complain(l, at, "set twice, first in line %u", l->given[k].line);
+  else if (o->type == OPTION_FLAG && !*value)
+    complain(l, at, "is yes or no");
+  else if (o->type == OPTION_FLAG && l->given[k].flag) /* the command line has said so */
+    ;
   else if (!take(l, o, at, value))
     l->given[k].bad = true;
   if (!l->given[k].line) l->given[k].line = at->line;
@@ -463,6 +474,7 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
   c->engine.primary = c->primary;
   c->engine.repair_from = c->repair_from;
   c->engine.peers = c->peers;
+  c->engine.auto_rejoin = c->auto_rejoin;
   c->engine.region = c->region;
   c->engine.client_address = c->client_address;
   if (l.no_memory) return dw_fail_nomem(0);

@@ -39,7 +39,7 @@ struct config {
   uint64_t max_staleness_ms; /* 0: no bound */
   uint32_t max_clients;
   uint32_t log_level; /* dw_log_level */
-  bool help, version;
+  bool help, version, auto_rejoin;
 };
 
 /* Takes flags (argv[1] on), then the file that --config names; flags win. Every mistake adds one line to `errors`, without

@@ -71,6 +71,7 @@ const struct option option_table[] = {
   {"failover-cooldown", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two failovers", NULL, FIELD(failover.cooldown_ms), 0, DAY_MS, NULL},
   {"max-failovers-per-hour", NULL, OPTION_NUMBER, BOTH, 0, "N", "0: no cap", NULL, FIELD(failover.max_per_hour), 0, 16, NULL},
   {"on-coordinator-loss", NULL, OPTION_WORD, BOTH, 0, "WHAT", "a primary stops, or goes on as long as enough followers confirm", NULL, FIELD(failover.keep), 0, 0, loss_words},
+  {"auto-rejoin", NULL, OPTION_FLAG, BOTH, 0, NULL, "an old primary follows the new one by itself; what only it has goes to DIR/diverged", NULL, FIELD(auto_rejoin), 0, 1, NULL},
 
   {"config", NULL, OPTION_PATH, BOTH, 0, "FILE", "lines of `name = value`, names as here; flags win", "Process", FIELD(file), 0, 0, NULL},
   {"log-level", NULL, OPTION_WORD, BOTH, 0, "LEVEL", "the least that is logged", NULL, FIELD(log_level), 0, 0, level_words},

@@ -50,6 +50,19 @@ static const char help[] =
     "  audit verify FILE\n"
     "      Checks the chain of hashes of DATA/audit.log and shows its last one.\n"
     "\n"
+    "  rejoin HOST:PORT [--primary HOST:PORT] [--timeout TIME]\n"
+    "      Likewise for a node that has applied what the primary lacks: its data gives way to the primary's, once what "
+    "only\n"
+    "      it has is in DIR/diverged. Waits until it follows [10m]. Without --primary: whom it follows already.\n"
+    "\n"
+    "  diverged list DIR|HOST:PORT\n"
+    "  diverged show FILE [--values]\n"
+    "      What nodes kept when histories parted: the files, and what is in one.\n"
+    "  diverged replay FILE --to HOST:PORT [--dry-run] [--only-missing]\n"
+    "      Writes what is in such a file through the --resp port of a primary, the last operation of each key, and "
+    "says what each\n"
+    "      meets there. --dry-run: writes nothing. --only-missing: only keys that are not there.\n"
+    "\n"
     "Exit codes\n"
     "  0  done (wal verify: the log is sound)\n"
     "  1  something failed, or some records were not loaded\n"
@@ -63,8 +76,8 @@ int main(int argc, char **argv) {
     int (*run)(int, char **);
   } commands[] = {{"status", cli_status}, {"load", cli_load},       {"checksum", cli_checksum},
                   {"wal", cli_wal},       {"promote", cli_promote}, {"switchover", cli_switchover},
-                  {"follow", cli_follow}, {"pause", cli_pause},     {"resume", cli_resume},
-                  {"audit", cli_audit}};
+                  {"follow", cli_follow}, {"rejoin", cli_rejoin},   {"diverged", cli_diverged},
+                  {"pause", cli_pause},   {"resume", cli_resume},   {"audit", cli_audit}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;

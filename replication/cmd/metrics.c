@@ -103,6 +103,11 @@ static void node_metrics(struct exposition *x) {
   counter(x, "degradations_total", s->degraded_count, "How often semi-sync fell back to async.");
   gauge(x, "failed", s->failed != 0, "1 if the log or the store stopped after an error.");
   counter(x, "bootstraps_total", s->bootstraps, "Checkpoints sent (primary) or installed (follower).");
+  gauge(x, "bootstrap_received_bytes", s->bootstrap_bytes,
+        "Bytes that came over the network for the last checkpoint installed.");
+  gauge(x, "bootstrap_reused_bytes", s->bootstrap_reused_bytes, "Bytes of the last checkpoint that were here already.");
+  gauge(x, "diverged_files", s->diverged_files, "Files with commits that only this node had when histories parted.");
+  gauge(x, "diverged_commits", s->diverged_commits, "Commits in those files.");
   if (s->role == DW_FOLLOWER)
     gauge(x, "primary_connected",
           s->primary_state == DW_PEER_BOOTSTRAPPING || s->primary_state == DW_PEER_CATCHING_UP ||

@@ -60,6 +60,8 @@ const struct cmd_spec resp_commands[] = {
     {C("psubscribe"), -2, CMD_BAD_MULTI | CMD_PUBSUB, cmd_psubscribe, 0, 0, 0},
     {C("unsubscribe"), -1, CMD_BAD_MULTI | CMD_PUBSUB, cmd_unsubscribe, 0, 0, 0},
     {C("punsubscribe"), -1, CMD_BAD_MULTI | CMD_PUBSUB, cmd_punsubscribe, 0, 0, 0},
+    {C("dw.rejoin"), -1, CMD_BAD_MULTI, cmd_dw_rejoin, 0, 0, 0},
+    {C("dw.diverged"), 1, CMD_BAD_MULTI, cmd_dw_diverged, 0, 0, 0},
 };
 const size_t resp_command_count = sizeof resp_commands / sizeof *resp_commands;
 _Static_assert(sizeof resp_commands / sizeof *resp_commands <= COMMANDS_MAX && COMMANDS_MAX <= RESP_METRICS_COMMANDS,

@@ -374,6 +374,8 @@ HANDLER(cmd_subscribe);
 HANDLER(cmd_psubscribe);
 HANDLER(cmd_unsubscribe);
 HANDLER(cmd_punsubscribe);
+HANDLER(cmd_dw_rejoin);
+HANDLER(cmd_dw_diverged);
 #undef HANDLER
 
 #endif

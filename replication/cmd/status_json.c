@@ -150,27 +150,29 @@ static bool add_identity(cJSON *o, const dw_status *s) {
 }
 
 static bool add_state(cJSON *o, const dw_status *s) {
-  bool done = add_u64(o, "epoch", s->epoch) && add_u64(o, "term", epoch_term(s->epoch)) &&
-              add_u64(o, "promised_epoch", s->promised_epoch) && add_id(o, "promised_node", s->promised_node) &&
-              add_bool(o, "fenced", s->fenced) && add_bool(o, "writable", status_writable(s)) &&
-              add_id(o, "primary_node", s->primary_node) && add_text(o, "primary_client", s->primary_client) &&
-              add_text(o, "mode", status_mode(s->mode)) && add_text(o, "ack", status_ack(s->ack)) &&
-              add_u64(o, "acks", s->acks) && add_bool(o, "degraded", s->degraded) &&
-              add_u64(o, "degraded_commits", s->degraded_commits) && add_u64(o, "degraded_count", s->degraded_count) &&
-              add_u64(o, "written_lsn", s->written_lsn) && add_u64(o, "durable_lsn", s->durable_lsn) &&
-              add_u64(o, "commit_lsn", s->commit_lsn) && add_u64(o, "applied_lsn", s->applied_lsn) &&
-              add_u64(o, "persisted_lsn", s->persisted_lsn) && add_u64(o, "oldest_lsn", s->oldest_lsn) &&
-              add_known(o, "staleness_ms", s->staleness_ms) && add_u64(o, "commits", s->commits) &&
-              add_u64(o, "raw_bytes", s->raw_bytes) && add_u64(o, "stored_bytes", s->stored_bytes) &&
-              add_u64(o, "syncs", s->syncs) && add_u64(o, "log_bytes", s->log_bytes) &&
-              add_u64(o, "approximate_keys", s->approximate_keys) && add_bool(o, "write_stalled", s->write_stalled) &&
-              add_bool(o, "failed", s->failed) && add_text(o, "error", s->error) &&
-              add_u64(o, "listen_port", s->listen_port) && add_u64(o, "bootstraps", s->bootstraps) &&
-              add_u64(o, "scrub_done_bytes", s->scrub_done_bytes) &&
-              add_u64(o, "scrub_total_bytes", s->scrub_total_bytes) && add_u64(o, "scrub_passes", s->scrub_passes) &&
-              add_text(o, "scrub_result", s->scrub_result) && add_u64(o, "damage_found", s->damage_found) &&
-              add_u64(o, "damage_repaired", s->damage_repaired) && add_u64(o, "damage_now", s->damage_now) &&
-              add_u64(o, "repaired_blocks", s->repaired_blocks);
+  bool done =
+      add_u64(o, "epoch", s->epoch) && add_u64(o, "term", epoch_term(s->epoch)) &&
+      add_u64(o, "promised_epoch", s->promised_epoch) && add_id(o, "promised_node", s->promised_node) &&
+      add_bool(o, "fenced", s->fenced) && add_bool(o, "writable", status_writable(s)) &&
+      add_id(o, "primary_node", s->primary_node) && add_text(o, "primary_client", s->primary_client) &&
+      add_text(o, "mode", status_mode(s->mode)) && add_text(o, "ack", status_ack(s->ack)) &&
+      add_u64(o, "acks", s->acks) && add_bool(o, "degraded", s->degraded) &&
+      add_u64(o, "degraded_commits", s->degraded_commits) && add_u64(o, "degraded_count", s->degraded_count) &&
+      add_u64(o, "written_lsn", s->written_lsn) && add_u64(o, "durable_lsn", s->durable_lsn) &&
+      add_u64(o, "commit_lsn", s->commit_lsn) && add_u64(o, "applied_lsn", s->applied_lsn) &&
+      add_u64(o, "persisted_lsn", s->persisted_lsn) && add_u64(o, "oldest_lsn", s->oldest_lsn) &&
+      add_known(o, "staleness_ms", s->staleness_ms) && add_u64(o, "commits", s->commits) &&
+      add_u64(o, "raw_bytes", s->raw_bytes) && add_u64(o, "stored_bytes", s->stored_bytes) &&
+      add_u64(o, "syncs", s->syncs) && add_u64(o, "log_bytes", s->log_bytes) &&
+      add_u64(o, "approximate_keys", s->approximate_keys) && add_bool(o, "write_stalled", s->write_stalled) &&
+      add_bool(o, "failed", s->failed) && add_text(o, "error", s->error) && add_u64(o, "listen_port", s->listen_port) &&
+      add_u64(o, "bootstraps", s->bootstraps) && add_u64(o, "scrub_done_bytes", s->scrub_done_bytes) &&
+      add_u64(o, "scrub_total_bytes", s->scrub_total_bytes) && add_u64(o, "scrub_passes", s->scrub_passes) &&
+      add_text(o, "scrub_result", s->scrub_result) && add_u64(o, "damage_found", s->damage_found) &&
+      add_u64(o, "damage_repaired", s->damage_repaired) && add_u64(o, "damage_now", s->damage_now) &&
+      add_u64(o, "repaired_blocks", s->repaired_blocks) && add_u64(o, "diverged_files", s->diverged_files) &&
+      add_u64(o, "diverged_commits", s->diverged_commits) && add_u64(o, "bootstrap_bytes", s->bootstrap_bytes) &&
+      add_u64(o, "bootstrap_reused_bytes", s->bootstrap_reused_bytes);
   if (done && s->role == DW_FOLLOWER)
     done = add_text(o, "primary", s->primary) && add_text(o, "primary_state", status_peer_state(s->primary_state));
   return done;

@@ -104,6 +104,9 @@ static void node_lines(FILE *f, const cJSON *o) {
     const char *result = text_of(o, "scrub_result");
     if (*result && strcmp(result, "?") != 0) fprintf(f, "           %s\n", result);
   }
+  if (double_of(o, "diverged_files") > 0)
+    fprintf(f, "  DIVERGED %s commits in %s files are not in the cluster's history: see dabbawal diverged list\n",
+            number_of(o, "diverged_commits", a), number_of(o, "diverged_files", b));
   if (is_true(o, "write_stalled")) fprintf(f, "  the store holds writes back\n");
   if (*text_of(o, "error") && strcmp(text_of(o, "error"), "?") != 0) fprintf(f, "  error    %s\n", text_of(o, "error"));
 }

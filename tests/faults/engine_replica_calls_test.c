@@ -199,7 +199,7 @@ static void cut_back_to(unsigned bound) {
     if (pos.tail.lsn <= bounds[bound].lsn || pos.applied.lsn > bounds[bound].lsn) return;
     if (promised > bounds[bound].lsn) promised = bounds[bound].lsn;
     fault_forget_message();
-    int rc = engine_replica_truncate(e, &bounds[bound]);
+    int rc = engine_replica_truncate(e, &(struct engine_parting){.at = bounds[bound]});
     judge("engine_replica_truncate", rc);
     if (rc == DW_OK) return;
     recover();

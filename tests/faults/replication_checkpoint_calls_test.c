@@ -40,7 +40,7 @@ static struct ckpt_out *make(void) {
   for (int i = 0; i < 2; i++) {
     struct ckpt_out *out = NULL;
     fault_forget_message();
-    if (judged("ckpt_out_make", ckpt_out_make(e, &out)) == DW_OK) return out;
+    if (judged("ckpt_out_make", ckpt_out_make(e, false, &out)) == DW_OK) return out;
     FAULT_CHECK(i == 0 || !over(), "no checkpoint once it can be made: %s", dw_last_error());
   }
   return NULL;

@@ -513,7 +513,12 @@ static void storage(struct sim_node *n, const struct recv_action *a) {
     n->sync_open = true;
     if (!n->hold_sync) sim_end_sync(n);
     break;
-  case RECV_TRUNCATE: truncate_log(n, &a->truncate); break;
+  case RECV_TRUNCATE: truncate_log(n, &a->truncate.pos); break;
+  case RECV_PART:
+    n->parts++;
+    n->part = a->part.pos;
+    receiver_parted(n->recv, DW_OK, NULL, n->sim->now);
+    break;
   case RECV_CKPT_BEGIN: ckpt_begin(n, a->begin); break;
   case RECV_CKPT_WRITE:
     assert(n->files[a->write.file].len == a->write.offset);

@@ -74,6 +74,8 @@ struct sim_node {
   bool upstream_down;   /* connecting fails */
   bool hold_sync, sync_open, hold_apply;
   unsigned syncs, appends, truncates, installs, connects, closes, probes_lost;
+  unsigned parts;      /* told to keep what lies beyond a parting */
+  struct wal_pos part; /* the last one */
   int last_close_code;
   uint64_t last_retry_ns;
   char last_close[600], refusal_seen[600];

@@ -141,8 +141,10 @@ END_TEST
 
 START_TEST(a_fenced_primary_names_epoch_and_successor_and_hangs_up) {
   talk(fd, "SET a 1\r\n", "+OK\r\n");
+  ask("HELLO 2\r\n"); /* it has looked just now, when it was primary */
   fence();
-  talk(fd, "SET a 2\r\nGET a\r\n", "-FENCED epoch=4294967296 primary=10.0.0.2:6379 nothing was done\r\n$1\r\n1\r\n");
+  talk(fd, "SET a 2\r\nDW.WAIT 1 1000\r\nGET a\r\n", /* the second one takes a thread and a while */
+       "-FENCED epoch=4294967296 primary=10.0.0.2:6379 nothing was done\r\n+OK\r\n$1\r\n1\r\n");
   talk_expect_end(fd);
   reconnect();
   talk(fd, "GET a\r\n", "$1\r\n1\r\n"); /* reads as before */
@@ -321,7 +323,7 @@ END_TEST
 
 /* Each change of the primary is some kilobytes to this one, who reads none of it. */
 START_TEST(a_subscriber_that_does_not_read_is_disconnected) {
-  char address[32], say[40];
+  char address[32], say[80];
   int slow, small = 4096;
   snprintf(address, sizeof address, "127.0.0.1:%u", resp_server_port(server));
   ck_assert_int_eq(net_connect(address, 5000, &slow), DW_OK);

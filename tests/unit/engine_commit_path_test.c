@@ -535,8 +535,9 @@ START_TEST(a_truncation_below_an_applied_epoch_record_is_divergence) {
   while (at.applied.lsn < 1);
   ck_assert_uint_eq(at.applied.epoch, 2); /* the record behind LSN 1 went with it */
   ck_assert_int_eq(engine_replica_append(e, b + 3, 1), DW_OK);
-  ck_assert_int_eq(engine_replica_truncate(e, &after_1), DW_DIVERGED);
-  ck_assert_int_eq(engine_replica_truncate(e, &after_epoch_2), DW_OK); /* the same LSN, but nothing applied goes */
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = after_1}), DW_DIVERGED);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = after_epoch_2}),
+                   DW_OK); /* the same LSN, but nothing applied goes */
   engine_positions(e, &at);
   ck_assert_uint_eq(at.tail.epoch, 2);
   for (int i = 0; i < 4; i++) wal_block_unref(b[i]);

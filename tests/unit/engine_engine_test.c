@@ -463,8 +463,39 @@ START_TEST(a_follower_does_not_cut_an_epoch_record_that_is_applied) {
   engine_positions(e, &p);
   ck_assert_uint_eq(p.applied.lsn, 1);
   ck_assert_uint_eq(p.applied.epoch, 2);
-  ck_assert_int_eq(engine_replica_truncate(e, &before), DW_DIVERGED);
-  ck_assert_int_eq(engine_replica_truncate(e, &p.applied), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = before}), DW_DIVERGED);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = p.applied}), DW_OK);
+}
+END_TEST
+
+/* An unapplied tail is another matter: it may go, but not before it is in a file. */
+START_TEST(a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept) {
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos = wal_genesis(&cluster), behind_1;
+  struct engine_parted kept = {0};
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  replica_append(&pos, 1, NULL, 0);
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  behind_1 = pos;
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 2);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_install(e, &cluster, &behind_1), DW_DIVERGED);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "was not kept"));
+  ck_assert_int_eq(engine_part(e, &(struct engine_parting){.at = behind_1, .peer_id = 9, .rejoin = true}, &kept),
+                   DW_OK);
+  ck_assert(kept.commits == 1 && kept.complete);
+  dw_status s;
+  dw_status_get(e, &s);
+  ck_assert(s.diverged_files == 1 && s.diverged_commits == 1);
+  int rc = engine_install(e, &cluster, &behind_1); /* there is none in DIR/incoming: that is what it says now */
+  ck_assert(rc != DW_OK && rc != DW_DIVERGED);
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8); /* what came since was not kept */
+  ck_assert_int_eq(engine_install(e, &cluster, &behind_1), DW_DIVERGED);
 }
 END_TEST
 
@@ -813,6 +844,7 @@ int main(void) {
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
+  tcase_add_test(t, a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
   tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
   tcase_add_test(t, reads_go_on_while_checkpoints_replace_the_store);

@@ -651,6 +651,29 @@ START_TEST(a_promotion_that_can_not_write_its_epoch_has_committed_nothing) {
 }
 END_TEST
 
+START_TEST(a_promotion_that_fails_forgets_the_epochs_of_a_tail_that_may_be_cut) {
+  open_follower();
+  acks_to(source, 1, 3);
+  struct answer a = {0};
+  dw_batch *b = dw_batch_create();
+  dw_batch_put(b, "tail", 4, "v", 1);
+  ck_assert_int_eq(dw_write_async(source, &sync1, b, on_commit, &a), DW_OK);
+  dw_batch_destroy(b);
+  for (int i = 0; i < 10000 && at(source).tail.lsn < 4; i++) usleep(1000);
+  ck_assert_int_eq(engine_close(source), DW_OK);
+  open_source(); /* its second epoch begins behind a commit that waits */
+  ck_assert_int_eq(feed(source), DW_OK);
+  ck_assert_uint_eq(at(e).commit_lsn, 3);
+  ck_assert_uint_eq(at(e).epoch, 2);
+  uint64_t epoch = promise_self();
+  fault_env_only(faults, "/wal-");
+  fault_env_fail(faults, FAULT_PWRITEV, 1, DW_NO_SPACE, false);
+  ck_assert_int_ne(engine_promote(e, epoch), DW_OK);
+  struct epoch_record r[8];
+  ck_assert_uint_eq(engine_epochs(e, r, 8), 1);
+}
+END_TEST
+
 START_TEST(a_promotion_whose_syncs_fail_stops_the_log_and_says_so) {
   for (unsigned nth = 1;; nth++) {
     env_remove_tree(env_posix(), root);
@@ -776,7 +799,7 @@ START_TEST(a_primary_demoted_with_writes_in_doubt_drops_them_for_another_history
   ck_assert_int_eq(sum.fenced_in_doubt, 4);
   await_answer(&first);
   ck_assert_int_eq(first.rc, DW_FENCED);
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   struct epoch_record r[8];
   ck_assert_uint_eq(engine_epochs(e, r, 8), 1); /* its own epoch is no part of this history */
   put(source, &async, "theirs");
@@ -817,7 +840,7 @@ START_TEST(a_fenced_primary_that_becomes_a_follower_takes_another_ones_blocks) {
   ck_assert_int_eq(engine_demote(e), DW_OK);
   ck_assert(!promised().fenced);
   struct wal_pos shared = last_epoch(other).start;
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   ck_assert_int_eq(feed(other), DW_OK);
   engine_replica_commit(e, 2);
   await_lsn(applied, 2);
@@ -851,7 +874,7 @@ START_TEST(whoever_waits_for_an_lsn_of_a_demoted_primary_never_gets_anothers_ok)
   pthread_create(&t, NULL, wait_for_lsn, &lsn);
   await_waiter(); /* who comes later asks a follower, about the follower's LSN 4 */
   ck_assert_int_eq(engine_demote(e), DW_OK);
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   put(source, &async, "theirs");
   ck_assert_int_eq(feed(source), DW_OK);
   engine_replica_commit(e, 4);
@@ -883,6 +906,7 @@ int main(void) {
   tcase_add_test(t, roles_can_change_while_others_look_on);
   tcase_add_test(t, a_promotion_without_memory_leaves_a_follower_that_follows_on);
   tcase_add_test(t, a_promotion_that_can_not_write_its_epoch_has_committed_nothing);
+  tcase_add_test(t, a_promotion_that_fails_forgets_the_epochs_of_a_tail_that_may_be_cut);
   tcase_add_test(t, a_promotion_whose_syncs_fail_stops_the_log_and_says_so);
   tcase_add_test(t, demotion_under_load_answers_every_write);
   tcase_add_test(t, a_primary_demoted_with_writes_in_doubt_drops_them_for_another_history);

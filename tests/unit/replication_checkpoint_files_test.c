@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "replication/checkpoint_recv.h"
+#include "replication/checkpoint_reuse.h"
 #include "replication/checkpoint_send.h"
+#include "tests/support/fault_env.h"
 #include "wal/base/env.h"
 
 #define FILES 4u
@@ -102,6 +104,129 @@ static bool there(const char *name) {
   ck_assert_int_eq(env->ops->exists(env, path, &yes), DW_OK);
   return yes;
 }
+
+static char store[400];
+
+/* A file of the present store, with the bytes of file number `file` of the checkpoint; spoilt: one of them is another.
+ */
+static void own_file(const char *name, uint32_t file, bool spoilt) {
+  char path[500];
+  struct env_file *f;
+  uint8_t *p = content(file);
+  if (spoilt) p[sizes[file] / 2] ^= 1;
+  snprintf(store, sizeof store, "%s/store", root);
+  snprintf(path, sizeof path, "%s/%s", store, name);
+  ck_assert_int_eq(env->ops->mkdir(env, store), DW_OK);
+  ck_assert_int_eq(env->ops->open(env, path, ENV_CREATE, &f), DW_OK);
+  ck_assert_int_eq(env_pwrite(env, f, 0, p, sizes[file]), DW_OK);
+  env->ops->close(f);
+  free(p);
+}
+
+static void with_hashes(void) {
+  m.hashes = true;
+  for (uint32_t i = 0; i < FILES; i++) m.files[i].hash = hash_of(i);
+}
+
+static uint64_t reuse(uint64_t offsets[FILES]) {
+  uint64_t bytes = 99;
+  begin(offsets);
+  ck_assert_int_eq(ckpt_in_reuse(in, &m, store, offsets, &bytes), DW_OK);
+  return bytes;
+}
+
+static void assert_taken_and_finished(uint64_t offsets[FILES]) {
+  ck_assert_uint_eq(offsets[0], CKPT_HELD);
+  reopen();
+  begin(offsets); /* recorded: also after a crash */
+  ck_assert_uint_eq(offsets[0], CKPT_HELD);
+  for (uint32_t i = 1; i < FILES; i++) {
+    ck_assert_uint_ne(offsets[i], CKPT_HELD);
+    take(i, 0, sizes[i]);
+    ck_assert_int_eq(end(i), DW_OK);
+  }
+  ck_assert_int_eq(ckpt_in_finish(in), DW_OK);
+  char path[500];
+  struct hash128 got, want = hash_of(0);
+  snprintf(path, sizeof path, "%s/store/%s", dir, names[0]);
+  ck_assert_int_eq(ckpt_hash_file(env, path, sizes[0], &got), DW_OK);
+  ck_assert(hash128_eq(&got, &want));
+}
+
+START_TEST(a_table_file_of_the_same_bytes_is_taken_whatever_its_name) {
+  uint64_t offsets[FILES];
+  with_hashes();
+  own_file("000099.sst", 0, true); /* the same size, another byte */
+  own_file("000123.sst", 0, false);
+  own_file("CURRENT", 1, false); /* no table: it may change, it travels */
+  ck_assert_uint_eq(reuse(offsets), sizes[0]);
+  assert_taken_and_finished(offsets);
+}
+END_TEST
+
+START_TEST(where_there_are_no_links_it_is_copied) {
+  uint64_t offsets[FILES];
+  struct fault_env *no_links = fault_env_create(env_posix());
+  ck_assert_ptr_null(fault_env_env(no_links)->ops->link);
+  env = fault_env_env(no_links);
+  reopen();
+  with_hashes();
+  own_file("000123.sst", 0, false);
+  ck_assert_uint_eq(reuse(offsets), sizes[0]);
+  assert_taken_and_finished(offsets);
+  ckpt_in_close(in);
+  in = NULL;
+  env = env_posix();
+  fault_env_destroy(no_links);
+}
+END_TEST
+
+START_TEST(a_part_from_an_earlier_transfer_gives_way_and_the_store_keeps_its_file) {
+  uint64_t offsets[FILES];
+  char path[500];
+  struct hash128 got, want = hash_of(0);
+  with_hashes();
+  begin(offsets);
+  take(0, 0, 1000);
+  reopen();
+  own_file("000123.sst", 0, false);
+  ck_assert_uint_eq(reuse(offsets), sizes[0]);
+  assert_taken_and_finished(offsets);
+  ck_assert_int_eq(ckpt_in_discard(in), DW_OK);
+  snprintf(path, sizeof path, "%s/000123.sst", store);
+  ck_assert_int_eq(ckpt_hash_file(env, path, sizes[0], &got), DW_OK);
+  ck_assert(hash128_eq(&got, &want));
+}
+END_TEST
+
+START_TEST(without_hashes_or_without_a_match_everything_travels) {
+  uint64_t offsets[FILES];
+  own_file("000123.sst", 0, false);
+  ck_assert_uint_eq(reuse(offsets), 0);
+  with_hashes();
+  own_file("000123.sst", 0, true);
+  ck_assert_uint_eq(reuse(offsets), 0);
+  ck_assert_uint_eq(offsets[0], 0);
+  snprintf(store, sizeof store, "%s/nowhere", root);
+  ck_assert_uint_eq(reuse(offsets), 0);
+}
+END_TEST
+
+/* Found, then changed before it was taken: it is not believed. */
+START_TEST(a_file_that_is_not_what_it_was_is_not_taken) {
+  uint64_t offsets[FILES];
+  char path[500];
+  struct hash128 want = hash_of(0);
+  with_hashes();
+  own_file("000123.sst", 0, true);
+  begin(offsets);
+  snprintf(path, sizeof path, "%s/000123.sst", store);
+  ck_assert_int_eq(ckpt_in_take(in, 0, path, &want), DW_NOT_FOUND);
+  ck_assert(!there("store/000010.sst"));
+  snprintf(path, sizeof path, "%s/000124.sst", store);
+  ck_assert_int_eq(ckpt_in_take(in, 0, path, &want), DW_NOT_FOUND);
+}
+END_TEST
 
 START_TEST(nothing_is_held_at_first) {
   struct hash128 id = ckpt_in_id(in);
@@ -276,7 +401,7 @@ START_TEST(what_is_read_from_an_outgoing_copy_installs_as_the_same_data) {
     int k = snprintf(key, sizeof key, "key-%d", i);
     ck_assert_int_eq(dw_put(e, NULL, key, (size_t)k, "value", 5, NULL), DW_OK);
   }
-  ck_assert_int_eq(ckpt_out_make(e, &out), DW_OK);
+  ck_assert_int_eq(ckpt_out_make(e, false, &out), DW_OK);
   ck_assert_uint_eq(ckpt_out_pos(out).lsn, 500);
   ck_assert_int_eq(ckpt_out_manifest(out, &got), DW_OK);
   ck_assert_int_eq(ckpt_out_manifest(out, &again), DW_OK);
@@ -335,6 +460,11 @@ int main(void) {
   TCase *t = tcase_create("files");
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_set_timeout(t, 60);
+  tcase_add_test(t, a_table_file_of_the_same_bytes_is_taken_whatever_its_name);
+  tcase_add_test(t, where_there_are_no_links_it_is_copied);
+  tcase_add_test(t, a_part_from_an_earlier_transfer_gives_way_and_the_store_keeps_its_file);
+  tcase_add_test(t, without_hashes_or_without_a_match_everything_travels);
+  tcase_add_test(t, a_file_that_is_not_what_it_was_is_not_taken);
   tcase_add_test(t, nothing_is_held_at_first);
   tcase_add_loop_test(t, after_a_restart_complete_files_are_held_and_partial_ones_as_far_as_they_go, 0, 2);
   tcase_add_test(t, another_checkpoint_wipes_what_was_there);

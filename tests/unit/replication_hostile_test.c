@@ -557,6 +557,9 @@ static int r_truncate_rc;
 static bool r_hold_truncate;
 static dw_lsn r_commit;
 
+static struct recv_action r_part;
+static unsigned r_parts;
+
 static void recv_drive(void);
 
 static void recv_setup(void) {
@@ -615,6 +618,10 @@ static void recv_drive(void) {
       if (r_hold_truncate) break;
       receiver_truncated(recv_, r_truncate_rc, &r_pos, &r_pos.applied, NULL, now);
       break;
+    case RECV_PART:
+      r_parts++;
+      r_part = a;
+      break; /* the test answers */
     case RECV_CLOSE:
       r_closed = true;
       r_code = a.close.code;
@@ -834,6 +841,38 @@ START_TEST(a_checkpoint_older_than_what_is_applied_is_refused) {
   msg_put_ckpt_manifest(&out, &peer, &m);
   recv_say();
   CLOSED(DW_DIVERGED, "its checkpoint is of LSN 2, but LSN 3 is applied here");
+  ckpt_manifest_free(&m);
+}
+END_TEST
+
+START_TEST(a_parting_before_what_is_applied_is_refused_without_leave) {
+  struct msg_welcome w = good_welcome();
+  w.follows = FOLLOWS_BOOTSTRAP;
+  w.pos = memlog_bound(&ours, 3); /* LSN 2; LSN 3 is applied */
+  say_welcome(&w);
+  CLOSED(DW_DIVERGED, "histories part after LSN 2, but LSN 3 is applied here");
+  ck_assert_uint_eq(r_parts, 0);
+}
+END_TEST
+
+/* Nothing of the checkpoint is looked at before what it replaces has been kept. */
+START_TEST(what_lies_beyond_a_parting_is_kept_before_a_checkpoint_is_taken) {
+  struct msg_welcome w = good_welcome();
+  struct ckpt_manifest m = {.id = sim_id(9), .pos = memlog_bound(&ours, 8)};
+  ckpt_manifest_add(&m, "x", 1);
+  w.follows = FOLLOWS_BOOTSTRAP;
+  w.pos = memlog_bound(&ours, 5);
+  say_welcome(&w);
+  ck_assert_uint_eq(r_parts, 1);
+  ck_assert_uint_eq(r_part.part.pos.lsn, 4);
+  ck_assert_uint_eq(r_part.part.peer_id, 1);
+  ck_assert(!r_part.part.rejoin);
+  msg_put_ckpt_manifest(&out, &peer, &m);
+  recv_say();
+  ck_assert_int_ne(receiver_state(recv_), DW_PEER_BOOTSTRAPPING);
+  receiver_parted(recv_, DW_NO_SPACE, "the disk is full", now);
+  recv_drive();
+  CLOSED(DW_CLOSED, "parting with what only this node has failed: the disk is full");
   ckpt_manifest_free(&m);
 }
 END_TEST
@@ -1100,6 +1139,8 @@ int main(void) {
   tcase_add_test(t, a_commit_lsn_beyond_our_log_is_not_passed_on_before_its_blocks_are_here);
   tcase_add_test(t, a_cut_just_behind_an_applied_epoch_record_is_carried_out_and_none_before_it);
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
+  tcase_add_test(t, a_parting_before_what_is_applied_is_refused_without_leave);
+  tcase_add_test(t, what_lies_beyond_a_parting_is_kept_before_a_checkpoint_is_taken);
   tcase_add_test(t, a_second_manifest_in_one_transfer_is_refused);
   tcase_add_test(t, bytes_behind_the_last_block_of_a_frame_are_not_overlooked);
   tcase_add_test(t, orders_to_cut_without_end_are_not_followed_without_end);

@@ -545,6 +545,46 @@ START_TEST(a_later_versions_longer_hello_is_read_by_its_beginning) {
 }
 END_TEST
 
+START_TEST(what_a_hello_asks_for_besides_is_read_and_unknown_wishes_are_not_minded) {
+  for (unsigned i = 0; i < 4; i++) {
+    struct msg_hello h = hello(), got;
+    struct buf b = {0};
+    h.rejoin = i & 1;
+    h.hashes = i & 2;
+    ck_assert_int_eq(msg_put_hello(&b, &me, &h), DW_OK);
+    struct frame f = {.h = {.type = MSG_HELLO, .body_len = (uint32_t)b.len - MSG_HEADER_BYTES, .sender = 77},
+                      .body = b.data + MSG_HEADER_BYTES};
+    ck_assert_int_eq(msg_get_hello(&f, &got), DW_OK);
+    ck_assert(got.rejoin == h.rejoin && got.hashes == h.hashes && !got.has_member);
+    if (i) b.data[b.len - 7] = 0x80; /* of the flags: a later version's */
+    ck_assert_int_eq(msg_get_hello(&f, &got), DW_OK);
+    ck_assert(got.rejoin == h.rejoin && got.hashes == h.hashes);
+    buf_free(&b);
+  }
+}
+END_TEST
+
+START_TEST(a_manifest_with_hashes_survives_and_is_checked_like_one_without) {
+  struct ckpt_manifest m = manifest(), got = {0};
+  struct buf b = {0};
+  m.hashes = true;
+  for (uint32_t i = 0; i < m.count; i++) m.files[i].hash.b[0] = (uint8_t)(i + 1);
+  ck_assert_int_eq(ckpt_manifest_encode(&b, &m), DW_OK);
+  ck_assert_int_eq(ckpt_manifest_decode(b.data, b.len, &got), DW_OK);
+  ck_assert(got.hashes && got.count == 3 && got.total_bytes == 70000016);
+  for (uint32_t i = 0; i < 3; i++) {
+    ck_assert_uint_eq(got.files[i].hash.b[0], i + 1);
+    ck_assert_str_eq(got.files[i].name, m.files[i].name);
+  }
+  ckpt_manifest_free(&got);
+  for (size_t n = 0; n < b.len; n++) ck_assert_int_eq(ckpt_manifest_decode(b.data, n, &got), DW_CORRUPT);
+  put_u32(b.data + 60, 2);
+  ck_assert_int_eq(ckpt_manifest_decode(b.data, b.len, &got), DW_CORRUPT);
+  buf_free(&b);
+  ckpt_manifest_free(&m);
+}
+END_TEST
+
 START_TEST(text_from_a_peer_can_not_forge_log_lines) {
   struct msg_refuse m = {.code = DW_DIVERGED, .text = "bad\n2026 ERROR forged\x1b[2J"}, got;
   struct buf b = {0};
@@ -620,6 +660,8 @@ int main(void) {
   tcase_add_test(t, a_hello_that_contradicts_itself_is_refused);
   tcase_add_test(t, a_fetch_that_contradicts_itself_is_refused);
   tcase_add_test(t, a_later_versions_longer_hello_is_read_by_its_beginning);
+  tcase_add_test(t, what_a_hello_asks_for_besides_is_read_and_unknown_wishes_are_not_minded);
+  tcase_add_test(t, a_manifest_with_hashes_survives_and_is_checked_like_one_without);
   tcase_add_test(t, text_from_a_peer_can_not_forge_log_lines);
   tcase_add_test(t, a_manifest_can_not_name_files_outside_its_directory);
   tcase_add_test(t, a_manifest_that_does_not_add_up_is_refused);

@@ -237,11 +237,94 @@ START_TEST(an_unapplied_tail_off_our_history_does_not_bar_a_checkpoint) {
 }
 END_TEST
 
+#define PARTED(d, at)                                                                                                  \
+  do {                                                                                                                 \
+    const struct wal_pos at_ = (at);                                                                                   \
+    ck_assert_uint_eq((d).parted.lsn, at_.lsn);                                                                        \
+    ck_assert(hash128_eq(&(d).parted.chain, &at_.chain));                                                              \
+  } while (0)
+
+START_TEST(who_asks_to_rejoin_gets_a_checkpoint_and_is_told_where_histories_part) {
+  struct msg_hello h = at(other(15, 1), other(12, 1));
+  h.rejoin = true;
+  struct position_decision d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, at_lsn(10));
+  ck_assert_uint_eq(d.parted.epoch, 1);
+  h = at(other(40, 3), other(35, 3)); /* beyond our end, in our own epoch */
+  h.rejoin = true;
+  d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, ours.end);
+  h = at(other(25, 2), at_lsn(9)); /* it asked about an older boundary */
+  h.at = at_lsn(8);
+  h.rejoin = true;
+  d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, at_lsn(8));
+}
+END_TEST
+
+START_TEST(where_the_parting_is_trimmed_the_epochs_tell_it) {
+  struct wal_pos end_1 = epochs[1].start, end_2 = epochs[2].start, genesis = wal_genesis(&ours.cluster);
+  memlog_trim(&ours, 25);
+  struct msg_hello h = at(other(12, 1), other(12, 1));
+  h.rejoin = true;
+  struct position_decision d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, end_1);
+  h = at(other(28, 2), other(27, 2));
+  h.rejoin = true;
+  d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, end_2);
+  epoch_count = 1; /* nothing is known of older ones */
+  epochs[0] = epochs[2];
+  h = at(other(5, 1), other(5, 1));
+  h.rejoin = true;
+  d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'G');
+  PARTED(d, genesis);
+}
+END_TEST
+
+START_TEST(a_tail_that_a_checkpoint_replaces_is_told_also_without_a_rejoin) {
+  struct wal_pos p5 = at_lsn(5), end_1 = epochs[1].start;
+  memlog_trim(&ours, 25);
+  struct msg_hello h = at(other(12, 1), p5);
+  struct position_decision d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'E');
+  PARTED(d, end_1);
+  ck_assert_uint_eq(d.pos.lsn, 5);
+  h = at(p5, p5); /* all of it is ours: nothing parts */
+  d = decide(&h);
+  EXPECT(d, POSITION_BOOTSTRAP, 'E');
+  ck_assert(hash128_zero(&d.parted.chain));
+}
+END_TEST
+
+START_TEST(asking_to_rejoin_changes_nothing_where_there_is_nothing_to_part_with) {
+  struct msg_hello h = at(at_lsn(30), at_lsn(20));
+  h.rejoin = true;
+  EXPECT(decide(&h), POSITION_STREAM, 'D');
+  h = at(other(15, 1), at_lsn(10));
+  h.rejoin = true;
+  EXPECT(decide(&h), POSITION_TRUNCATE, 'F');
+  h = at(other(25, 4), at_lsn(20)); /* and an old primary replaces nobody of a newer epoch */
+  h.rejoin = true;
+  EXPECT(decide(&h), POSITION_REFUSE, 'C');
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("replication_position");
   TCase *t = tcase_create("position");
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, a_new_follower_starts_at_genesis_or_from_a_checkpoint);
+  tcase_add_test(t, who_asks_to_rejoin_gets_a_checkpoint_and_is_told_where_histories_part);
+  tcase_add_test(t, where_the_parting_is_trimmed_the_epochs_tell_it);
+  tcase_add_test(t, a_tail_that_a_checkpoint_replaces_is_told_also_without_a_rejoin);
+  tcase_add_test(t, asking_to_rejoin_changes_nothing_where_there_is_nothing_to_part_with);
   tcase_add_test(t, a_boundary_of_ours_streams_from_there);
   tcase_add_test(t, boundaries_that_share_an_lsn_are_told_apart_by_their_chain);
   tcase_add_test(t, an_older_boundary_asked_about_is_cut_to_if_nothing_applied_lies_beyond);

@@ -39,6 +39,9 @@ struct env_ops {
   int (*allocate)(struct env_file *, uint64_t bytes);
 
   int (*rename)(struct env *, const char *from, const char *to);
+  /* A second name for a file, as for one that never changes again. NULL: this environment has no links. DW_NOT_FOUND if
+   * `from` is not there. */
+  int (*link)(struct env *, const char *from, const char *to);
   int (*unlink)(struct env *, const char *path);    /* DW_NOT_FOUND if it is not there */
   int (*mkdir)(struct env *, const char *path);     /* DW_OK if it is there already */
   int (*rmdir)(struct env *, const char *path);     /* must be empty */

@@ -125,6 +125,13 @@ static int posix_rename(struct env *env, const char *from, const char *to) {
   return rename(from, to) ? dw_fail_errno(errno, "rename %s to %s", from, to) : DW_OK;
 }
 
+static int posix_link(struct env *env, const char *from, const char *to) {
+  (void)env;
+  if (link(from, to) == 0) return DW_OK;
+  if (errno == ENOENT) return dw_fail(DW_NOT_FOUND, "link %s: No such file or directory", from);
+  return dw_fail_errno(errno, "link %s to %s", from, to);
+}
+
 static int posix_unlink(struct env *env, const char *path) {
   (void)env;
   if (unlink(path) == 0) return DW_OK;
@@ -259,6 +266,7 @@ struct env *env_posix(void) {
       .truncate = posix_truncate,
       .allocate = posix_allocate,
       .rename = posix_rename,
+      .link = posix_link,
       .unlink = posix_unlink,
       .mkdir = posix_mkdir,
       .rmdir = posix_rmdir,

@@ -1,0 +1,127 @@
+/* Histories parted: what only this node has is kept (diverged.h) before anything else happens to it.
+ *
+ * Who is told to cut its tail, or takes a checkpoint in place of what it has, was on another history for a while: the
+ * unacknowledged writes of an old primary, or what it took over from one. Some of them may have been in doubt, some
+ * were asynchronous and acknowledged; the reader of the file decides what becomes of them.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/diverged.h"
+#include "engine/internal.h"
+#include "wal/base/status.h"
+
+typedef unsigned long long ull;
+
+struct counts {
+  uint64_t files, commits;
+};
+
+static int count_one(void *arg, const char *name, int rc, const struct diverged_header *h) {
+  struct counts *c = arg;
+  (void)name, (void)rc;
+  c->files++;
+  c->commits += h->commits;
+  return 0;
+}
+
+int part_count(dw_engine *e) {
+  struct counts c = {0};
+  int rc = diverged_list(e->env, e->dir, count_one, &c);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  e->diverged_files = c.files;
+  e->diverged_commits = c.commits;
+  pthread_mutex_unlock(&e->mu);
+  if (c.files)
+    engine_log(e, DW_LOG_WARN,
+               "%s/%s holds %llu commits in %llu files that are not in the cluster's history: see `dabbawal diverged`",
+               e->dir, DIVERGED_DIR, (ull)c.commits, (ull)c.files);
+  return DW_OK;
+}
+
+static void say(dw_engine *e, const struct engine_parting *p, const struct diverged_saved *s) {
+  const struct diverged_header *h = &s->header;
+  const char *peer = p->peer && *p->peer ? p->peer : "address unknown";
+  engine_log(e, DW_LOG_ERROR,
+             "histories parted after LSN %llu: %llu commits, LSN %llu to %llu, are not in the history of node %llu "
+             "(%s); %s in "
+             "%s/%s/%s",
+             (ull)p->at.lsn, (ull)h->commits, (ull)h->from.lsn + 1, (ull)h->end.lsn, (ull)p->peer_id, peer,
+             s->was_there ? "they were kept already" : "they are kept", e->dir, DIVERGED_DIR, s->name);
+  if (!h->complete)
+    engine_log(e, DW_LOG_ERROR, "%s/%s/%s is not complete: the log had been trimmed up to LSN %llu already", e->dir,
+               DIVERGED_DIR, s->name, (ull)h->from.lsn);
+}
+
+int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted *out) {
+  struct diverged_saved saved;
+  struct diverged_header about = {.cluster_id = e->node.cluster_id,
+                                  .incarnation = e->node.incarnation,
+                                  .node_id = e->node.node_id,
+                                  .peer_id = p->peer_id,
+                                  .parted = p->at,
+                                  .reason = p->rejoin ? DIVERGED_REJOIN : DIVERGED_CUT};
+  int rc = diverged_save(e->env, e->dir, e->wal, &about, p->peer, &saved);
+  if (rc) {
+    char why[400];
+    dw_error_copy(why, sizeof why);
+    engine_log(e, DW_LOG_ERROR,
+               "histories parted after LSN %llu, but what only this node has can't be kept, so it stays as it is: %s",
+               (ull)p->at.lsn, why);
+    return dw_fail(rc, "%s", why);
+  }
+  if (saved.name[0]) say(e, p, &saved);
+  if (saved.name[0] && !saved.was_there) rc = part_count(e);
+  if (out) *out = (struct engine_parted){.commits = saved.header.commits, .complete = saved.header.complete};
+  return rc;
+}
+
+int engine_part(dw_engine *e, const struct engine_parting *p, struct engine_parted *out) {
+  if (is_primary(e)) return dw_fail(DW_INVALID, "this node is a primary: it parts with nothing");
+  if (!e->wal) return dw_fail(DW_INVALID, "this follower has no cluster yet");
+  struct engine_parted kept = {0};
+  int rc = part_keep(e, p, &kept);
+  if (rc == DW_OK && !kept.complete && !p->incomplete_will_do)
+    rc = dw_fail(
+        DW_DIVERGED,
+        "what only this node has can't be kept completely: its log had been trimmed behind LSN %llu, where histories "
+        "parted. Rejoining by command takes that as it is",
+        (ull)p->at.lsn);
+  if (rc) return rc;
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  pthread_mutex_lock(&e->mu);
+  e->parted = true;
+  e->parted_end = st.end;
+  pthread_mutex_unlock(&e->mu);
+  if (out) *out = kept;
+  return DW_OK;
+}
+
+/* May a checkpoint at pos replace what is applied? Forward always; back only what engine_part has kept. */
+int part_check_install(dw_engine *e, const struct wal_pos *pos) {
+  struct wal_stat st = {0};
+  if (e->wal) wal_stat(e->wal, &st);
+  pthread_mutex_lock(&e->mu);
+  bool back = wal_pos_before(pos, &e->applied) || pos->epoch < e->applied.epoch;
+  bool kept = e->parted && hash128_eq(&st.end.chain, &e->parted_end.chain);
+  dw_lsn applied = e->applied.lsn;
+  pthread_mutex_unlock(&e->mu);
+  if (!back || kept) return DW_OK;
+  return dw_fail(DW_DIVERGED, "LSN %llu is applied here, and what lies beyond LSN %llu was not kept", (ull)applied,
+                 (ull)pos->lsn);
+}
+
+int engine_diverged(dw_engine *e, diverged_fn fn, void *arg) {
+  return diverged_list(e->env, e->dir, fn, arg);
+}
+
+int engine_store_dir(dw_engine *e, char *path, size_t cap) {
+  char *dir = path_generation(e->dir, "store", e->node.generation);
+  if (!dir) return DW_NO_MEMORY;
+  int rc = strlen(dir) < cap ? DW_OK : dw_fail(DW_INVALID, "path too long: %s", dir);
+  if (rc == DW_OK) memcpy(path, dir, strlen(dir) + 1);
+  free(dir);
+  return rc;
+}
