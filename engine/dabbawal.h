@@ -162,6 +162,7 @@ typedef struct {
   /* Listen addresses of all *other* nodes of the cluster, "host:port[,host:port...]": whom dw_promote asks, and how many
    * nodes there are. Every node names the same cluster. NULL: dw_promote has nobody to ask. */
   const char *peers;
+  int stay_follower; /* DW_FOLLOWER is meant for an old directory too, whatever its history: a lease has decided. Needs `peers` */
   const char *client_address; /* "host:port" that this node's clients use (a daemon's RESP port), told to the other nodes, so that
                                  each can name the primary; NULL: unknown */
   /* What to do when this node has applied what its primary lacks (an old primary that comes back). 0: keep serving the

@@ -172,7 +172,7 @@ static int last_owner(dw_engine *e, uint64_t epoch, uint64_t *owner) {
  * counts, as it always did. */
 int role_decide(dw_engine *e, const struct wal_recovery *rec) {
   uint64_t owner;
-  if (!e->opt.peers || rec->end.epoch == 0) return DW_OK;
+  if (!e->opt.peers || rec->end.epoch == 0 || (e->opt.stay_follower && !is_primary(e))) return DW_OK;
   int rc = last_owner(e, rec->end.epoch, &owner);
   if (rc || owner == 0) return rc;
   bool primary = owner == e->node.node_id;

@@ -46,6 +46,7 @@ static char *print(const struct config *c, const struct option *o) {
   switch (o->type) {
   case OPTION_PATH:
   case OPTION_TEXT:
+  case OPTION_COORDINATOR:
   case OPTION_ADDRESSES:
   case OPTION_ADDRESS: value = string(c, o); break;
   case OPTION_NUMBER:
@@ -54,7 +55,7 @@ static char *print(const struct config *c, const struct option *o) {
       CHECK((int64_t)(int32_t)v >= o->min && (int64_t)(int32_t)v <= (int64_t)o->max);
       snprintf(text, sizeof text, "%d", (int)(int32_t)v);
     } else {
-      if (v == 0) return NULL; /* node-id: not given */
+      if (v == 0 && o->min > 0) return NULL; /* node-id: not given */
       CHECK(v >= (uint64_t)o->min && v <= o->max);
       snprintf(text, sizeof text, "%llu", (unsigned long long)v);
     }

@@ -31,7 +31,7 @@ codes() { sed -n '/^#define DW_RC_DEFINED/,/^};/p' "$1" | grep -oE 'DW_[A-Z_]+' 
 # Pure files read no clock, start no thread, touch no file or socket.
 pure=(engine/commit_gate.c engine/retention.c engine/scrub.c replication/fetcher.c replication/message.c replication/message_codec.c
   replication/message_members.c replication/members.c replication/shipper*.c
-  replication/receiver*.c replication/ack_quorum.c replication/staleness.c replication/lookout.c replication/position.c replication/outq.c
+  replication/receiver*.c replication/ack_quorum.c replication/staleness.c replication/failover*.c replication/lookout.c replication/position.c replication/outq.c
   replication/checkpoint_manifest.c replication/checkpoint_transfer.c wal/format.c wal/pack.c wal/payload.c replication/cmd/resp_codec.c)
 hits=$(grep -nE '\b(pthread_create|clock_gettime|time\(|usleep|nanosleep|poll|socket|open|fopen|read|write|uv_[a-z_]+)\(' "${pure[@]}" | grep -vE '^\S+:[0-9]+: *(/?\*|//)')
 [ -z "$hits" ] || complain "pure files do I/O:"$'\n'"$hits"

@@ -32,5 +32,8 @@ int cli_rejoin(int argc, char **argv);
 int cli_promote(int argc, char **argv);
 int cli_switchover(int argc, char **argv);
 int cli_follow(int argc, char **argv);
+int cli_pause(int argc, char **argv);
+int cli_resume(int argc, char **argv);
+int cli_audit(int argc, char **argv);
 
 #endif

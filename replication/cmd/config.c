@@ -15,10 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "replication/cmd/coordinator.h"
+#include "replication/cmd/failover_keys.h"
 #include "replication/cmd/text.h"
 #include "wal/base/status.h"
 
-#define OPTIONS_MAX 64
+#define OPTIONS_MAX 72
 #define FILE_LINE_MAX 4096
 #define FILE_LINES_MAX 10000
 
@@ -208,6 +210,12 @@ static bool take_addresses(struct loading *l, const struct option *o, const stru
   return false;
 }
 
+static bool take_coordinator(struct loading *l, const struct option *o, const struct place *at, const char *text) {
+  if (coordinator_check(text) == DW_OK) return store_string(l, o, strdup(text));
+  complain(l, at, "%s", dw_last_error());
+  return false;
+}
+
 static bool take_text(struct loading *l, const struct option *o, const struct place *at, const char *text) {
   if (o->type == OPTION_PATH && !*text) {
     complain(l, at, "the name is empty");
@@ -231,6 +239,7 @@ static bool take(struct loading *l, const struct option *o, const struct place *
   switch (o->type) {
   case OPTION_PATH:
   case OPTION_TEXT: return take_text(l, o, at, text);
+  case OPTION_COORDINATOR: return take_coordinator(l, o, at, text);
   case OPTION_ADDRESSES: return take_addresses(l, o, at, text);
   case OPTION_ADDRESS: return take_address(l, o, at, text);
   case OPTION_NUMBER: return take_number(l, o, at, text);
@@ -394,7 +403,8 @@ static void cross_checks(struct loading *l) {
   const struct config *c = l->c;
   for (size_t k = 0; k < option_count; k++) {
     const struct option *o = &option_table[k];
-    if ((o->required & l->kind) && !l->given[k].flag && !l->given[k].line)
+    bool told = c->coordinator && strcmp(o->name, "primary") == 0; /* by the coordinator */
+    if ((o->required & l->kind) && !told && !l->given[k].flag && !l->given[k].line)
       complain(l, NULL, "--%s %s is missing: %s", o->name, o->arg, o->help);
   }
   if (ok(l, "heartbeat") && ok(l, "peer-timeout") && c->engine.peer_timeout_ms < 2 * c->engine.heartbeat_ms)
@@ -413,8 +423,36 @@ static void cross_checks(struct loading *l) {
     complain(l, &(struct place){.name = "cluster-name"}, "'%.200s': a name without blanks is needed", c->cluster_name);
 }
 
+/* What automatic failover can't do without. */
+static void failover_checks(struct loading *l) {
+  const struct config *c = l->c;
+  const struct config_failover *f = &c->failover;
+  char prefix[COORD_KEY_BYTES];
+  struct place at = {.name = "coordinator"};
+  if (!c->coordinator) return;
+  if (!c->cluster_name && ok(l, "cluster-name")) complain(l, &at, "needs --cluster-name");
+  if (!c->engine.node_id && ok(l, "node-id")) complain(l, &at, "needs --node-id");
+  if (!c->peers && ok(l, "peers")) complain(l, &at, "needs --peers");
+  if (!c->listen && ok(l, "listen")) complain(l, &at, "needs --listen");
+  if (c->listen && !c->advertise && (c->listen[0] == '*' || strcmp(strrchr(c->listen, ':'), ":0") == 0))
+    complain(l, &at, "needs --advertise: nobody can connect to %s", c->listen);
+  if (c->cluster_name && failover_prefix(c->cluster_name, prefix) != DW_OK)
+    complain(l, &(struct place){.name = "cluster-name"}, "%s", dw_last_error());
+  if (ok(l, "renew-interval") && ok(l, "lease-ttl") && f->renew_ms * 2 > f->lease_ttl_ms)
+    complain(l, &(struct place){.name = "renew-interval"}, "%llums is more than half of the lease's %llums",
+             (unsigned long long)f->renew_ms, (unsigned long long)f->lease_ttl_ms);
+}
+
 static void config_init(struct config *c, enum daemon_kind kind) {
   *c = (struct config){.log_level = DW_LOG_INFO, .max_clients = 10000};
+  c->failover = (struct config_failover){.lease_ttl_ms = 5000,
+                                         .renew_ms = 500,
+                                         .poll_ms = 250,
+                                         .candidate_wait_ms = 1000,
+                                         .cooldown_ms = 30000,
+                                         .missed_renewals = 3,
+                                         .max_per_hour = 10,
+                                         .early = 1};
   dw_options_init(&c->engine);
   c->engine.role = kind == DAEMON_PRIMARY ? DW_PRIMARY : DW_FOLLOWER;
 }
@@ -431,6 +469,7 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
   if (file) take_file(&l, file);
   store_flags(&l);
   cross_checks(&l);
+  failover_checks(&l);
   c->engine.listen = c->listen;
   c->engine.primary = c->primary;
   c->engine.repair_from = c->repair_from;
@@ -443,6 +482,11 @@ int config_load(struct config *c, enum daemon_kind kind, int argc, char **argv, 
 }
 
 void config_free(struct config *c) {
+  char **failover[] = {&c->preferred_region, &c->coordinator, &c->advertise};
+  for (size_t i = 0; i < sizeof failover / sizeof *failover; i++) {
+    free(*failover[i]);
+    *failover[i] = NULL;
+  }
   char **strings[] = {&c->data,   &c->listen,   &c->primary, &c->repair_from,    &c->peers,
                       &c->region, &c->resp,     &c->http,    &c->client_address, &c->cluster_name,
                       &c->file,   &c->log_file, &c->pid_file};

@@ -21,11 +21,21 @@ enum {
   EXIT_BIND = 5      /* an address is in use or not ours */
 };
 
+/* Automatic failover; docs/failover.md says what each means. */
+struct config_failover {
+  uint64_t lease_ttl_ms, renew_ms, poll_ms, candidate_wait_ms, cooldown_ms, max_lag_ms;
+  uint32_t missed_renewals, max_per_hour;
+  uint32_t keep, early; /* words */
+};
+
 /* Strings are the config's own; NULL: not given. `engine` points to them. */
 struct config {
   dw_options engine;
   char *data, *listen, *primary, *repair_from, *peers, *region, *resp, *http, *client_address, *cluster_name, *file, *log_file,
       *pid_file;
+  char *preferred_region;
+  char *coordinator, *advertise; /* coordinator NULL: no automatic failover */
+  struct config_failover failover;
   uint64_t max_staleness_ms; /* 0: no bound */
   uint32_t max_clients;
   uint32_t log_level; /* dw_log_level */
@@ -55,7 +65,7 @@ bool close_spelling(const char *text, const char *candidate);
 
 /* ---- the table ---------------------------------------------------------------------------------- */
 
-enum option_type { OPTION_PATH, OPTION_TEXT, OPTION_ADDRESSES, OPTION_ADDRESS, OPTION_NUMBER, OPTION_SIZE, OPTION_TIME, OPTION_WORD, OPTION_FLAG };
+enum option_type { OPTION_PATH, OPTION_TEXT, OPTION_COORDINATOR, OPTION_ADDRESSES, OPTION_ADDRESS, OPTION_NUMBER, OPTION_SIZE, OPTION_TIME, OPTION_WORD, OPTION_FLAG };
 
 struct option_word {
   const char *word;

@@ -18,6 +18,9 @@ static const struct option_word durability_words[] = {
 static const struct option_word level_words[] = {
     {"debug", DW_LOG_DEBUG}, {"info", DW_LOG_INFO}, {"warn", DW_LOG_WARN}, {"error", DW_LOG_ERROR}, {NULL, 0}};
 
+static const struct option_word yes_words[] = {{"yes", 1}, {"no", 0}, {NULL, 0}};
+static const struct option_word loss_words[] = {{"stop", 0}, {"keep", 1}, {NULL, 0}};
+
 /* clang-format off */
 const struct option option_table[] = {
   {"data", NULL, OPTION_PATH, BOTH, BOTH, "DIR", "the data directory; made if missing", "Node", FIELD(data), 0, 0, NULL},
@@ -30,7 +33,7 @@ const struct option option_table[] = {
   {"resp", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve Redis clients here", "Front ends", FIELD(resp), 0, 0, NULL},
   {"http", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "serve /metrics /healthz /readyz /status /primary /replica here", NULL, FIELD(http), 0, 0, NULL},
   {"client-address", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where clients reach --resp, told to the other nodes; --resp itself if not given", NULL, FIELD(client_address), 1, 0, NULL},
-  {"cluster-name", NULL, OPTION_TEXT, BOTH, 0, "NAME", "what SENTINEL calls this cluster [dabbawal]", NULL, FIELD(cluster_name), 0, 63, NULL},
+  {"cluster-name", "cluster", OPTION_TEXT, BOTH, 0, "NAME", "of this cluster, at the coordinator and for SENTINEL [dabbawal]", NULL, FIELD(cluster_name), 0, 63, NULL},
   {"max-staleness", NULL, OPTION_TIME, BOTH, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
   {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
 
@@ -55,6 +58,19 @@ const struct option option_table[] = {
   {"peer-timeout", NULL, OPTION_TIME, BOTH, 0, "MS", "a silent peer is disconnected", NULL, FIELD(engine.peer_timeout_ms), 20, 3600000, NULL},
 
   {"peers", NULL, OPTION_ADDRESSES, BOTH, 0, "HOST:PORT,...", "all other nodes of the cluster, by their --listen: who is asked at a promotion", "Failover", FIELD(peers), 0, 0, NULL},
+  {"advertise", NULL, OPTION_ADDRESS, BOTH, 0, "HOST:PORT", "where other nodes reach --listen; --listen itself if not given", NULL, FIELD(advertise), 1, 0, NULL},
+  {"coordinator", NULL, OPTION_COORDINATOR, BOTH, 0, "etcd://HOST:PORT,...", "who holds the lease there is primary", NULL, FIELD(coordinator), 0, 0, NULL},
+  {"lease-ttl", "lease-ttl-ms", OPTION_TIME, BOTH, 0, "TIME", "of the lease; a primary stops a fifth earlier", NULL, FIELD(failover.lease_ttl_ms), 2000, 600000, NULL},
+  {"renew-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two renewals, of the lease and of what the node says of itself", NULL, FIELD(failover.renew_ms), 50, 60000, NULL},
+  {"poll-interval", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two looks at the coordinator; a fifth of it while there is no primary", NULL, FIELD(failover.poll_ms), 20, 60000, NULL},
+  {"missed-renewals", NULL, OPTION_NUMBER, BOTH, 0, "N", "after which a primary is suspected", NULL, FIELD(failover.missed_renewals), 1, 100, NULL},
+  {"early-takeover", NULL, OPTION_WORD, BOTH, 0, "YES|NO", "take the lease of a suspected primary whose host refuses connections", NULL, FIELD(failover.early), 0, 0, yes_words},
+  {"candidate-wait", NULL, OPTION_TIME, BOTH, 0, "TIME", "a candidate waits so long for each better one", NULL, FIELD(failover.candidate_wait_ms), 10, 600000, NULL},
+  {"prefer-region", NULL, OPTION_TEXT, BOTH, 0, "NAME", "among equals of the same priority its nodes go first", NULL, FIELD(preferred_region), 0, DW_REGION_BYTES - 1, NULL},
+  {"failover-max-lag", NULL, OPTION_TIME, BOTH, 0, "TIME", "a node whose data is older is not promoted; 0: any age will do", NULL, FIELD(failover.max_lag_ms), 0, 365 * DAY_MS, NULL},
+  {"failover-cooldown", NULL, OPTION_TIME, BOTH, 0, "TIME", "between two failovers", NULL, FIELD(failover.cooldown_ms), 0, DAY_MS, NULL},
+  {"max-failovers-per-hour", NULL, OPTION_NUMBER, BOTH, 0, "N", "0: no cap", NULL, FIELD(failover.max_per_hour), 0, 16, NULL},
+  {"on-coordinator-loss", NULL, OPTION_WORD, BOTH, 0, "WHAT", "a primary stops, or goes on as long as enough followers confirm", NULL, FIELD(failover.keep), 0, 0, loss_words},
   {"auto-rejoin", NULL, OPTION_FLAG, BOTH, 0, NULL, "an old primary follows the new one by itself; what only it has goes to DIR/diverged", NULL, FIELD(auto_rejoin), 0, 1, NULL},
 
   {"config", NULL, OPTION_PATH, BOTH, 0, "FILE", "lines of `name = value`, names as here; flags win", "Process", FIELD(file), 0, 0, NULL},

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "replication/cmd/failover_run.h"
 #include "replication/cmd/http_server.h"
 #include "replication/cmd/log.h"
 #include "replication/cmd/net.h"
@@ -34,6 +35,8 @@ struct daemon {
   dw_engine *engine;
   struct resp_server *resp;
   struct http_server *http;
+  struct failover_run *failover; /* NULL: no coordinator */
+  char *audit_path, follow[FAILOVER_TEXT];
   int resp_bound; /* a socket that has --resp's port already; 0: none */
   char client_address[DW_ADDRESS_BYTES + 8];
   double started_s;
@@ -166,10 +169,89 @@ static int find_client_address(struct daemon *d) {
   return EXIT_OK;
 }
 
+/* ---- automatic failover -------------------------------------------------------------------------- */
+
+static bool asked_to_stop(void *arg) {
+  struct daemon *d = arg;
+  pthread_mutex_lock(&d->mu);
+  bool stop = d->signal != 0;
+  pthread_mutex_unlock(&d->mu);
+  return stop;
+}
+
+static uint32_t count_addresses(const char *list) {
+  uint32_t n = 1;
+  for (; *list; list++) n += *list == ',';
+  return n;
+}
+
+static char *in_data(const struct daemon *d, const char *name) {
+  size_t n = strlen(d->c.data) + strlen(name) + 2;
+  char *path = malloc(n);
+  if (path) snprintf(path, n, "%s/%s", d->c.data, name);
+  return path;
+}
+
+static int start_failover(struct daemon *d) {
+  const struct config *c = &d->c;
+  const struct config_failover *f = &c->failover;
+  char *node = in_data(d, "NODE");
+  d->audit_path = in_data(d, "audit.log");
+  struct failover_run_options o = {.url = c->coordinator,
+                                   .cluster = c->cluster_name,
+                                   .audit_path = d->audit_path,
+                                   .has_data = node && access(node, F_OK) == 0,
+                                   .max_lag_ms = f->max_lag_ms,
+                                   .log = logger_engine,
+                                   .log_arg = d->log};
+  o.machine = (struct failover_options){.node_id = c->engine.node_id,
+                                        .region = c->region ? c->region : "",
+                                        .preferred_region = c->preferred_region ? c->preferred_region : "",
+                                        .address = c->advertise ? c->advertise : c->listen,
+                                        .client_address = c->engine.client_address ? c->engine.client_address : "",
+                                        .priority = c->engine.priority,
+                                        .nodes = count_addresses(c->peers) + 1,
+                                        .acks = c->engine.acks,
+                                        .first = d->kind == DAEMON_PRIMARY,
+                                        .keep = f->keep != 0,
+                                        .early = f->early != 0,
+                                        .ttl_ns = f->lease_ttl_ms * 1000000,
+                                        .renew_ns = f->renew_ms * 1000000,
+                                        .poll_ns = f->poll_ms * 1000000,
+                                        .candidate_wait_ns = f->candidate_wait_ms * 1000000,
+                                        .cooldown_ns = f->cooldown_ms * 1000000,
+                                        .missed_renewals = f->missed_renewals,
+                                        .max_per_hour = f->max_per_hour};
+  int rc = node && d->audit_path ? failover_run_start(&o, &d->failover) : dw_fail_nomem(0);
+  free(node);
+  return rc;
+}
+
+/* Whether this node is primary is the lease's question, so the engine waits for an answer. */
+static int await_role(struct daemon *d) {
+  int rc = start_failover(d);
+  if (rc) {
+    say_failure(d, "coordinator: %s", dw_last_error());
+    return daemon_exit_code(rc);
+  }
+  logger_line(d->log, DW_LOG_INFO, "coordinator %s: waiting for a role in cluster %s", d->c.coordinator,
+              d->c.cluster_name);
+  if (!failover_run_role(d->failover, asked_to_stop, d, &d->c.engine.role, d->follow))
+    return EXIT_RUNTIME; /* not ready yet */
+  d->c.engine.stay_follower = 1;
+  d->c.engine.primary = d->c.engine.role == DW_FOLLOWER && d->follow[0] ? d->follow : NULL;
+  return EXIT_OK;
+}
+
 static int open_engine(struct daemon *d) {
   d->c.engine.log = logger_engine;
   d->c.engine.log_arg = d->log;
+  if (d->c.coordinator) {
+    int code = await_role(d);
+    if (code) return code;
+  }
   int rc = dw_open(d->c.data, &d->c.engine, &d->engine);
+  if (d->failover) failover_run_attach(d->failover, d->engine, rc, rc ? dw_last_error() : "");
   if (rc == DW_OK) return EXIT_OK;
   say_failure(d, "%s: %s", dw_rc_name(rc), dw_last_error());
   return rc == DW_IO && cannot_bind(d->c.listen) ? EXIT_BIND : daemon_exit_code(rc);
@@ -181,7 +263,13 @@ static int collect(void *arg, struct node_view *v) {
   v->has_resp = d->resp != NULL;
   if (d->resp) resp_server_metrics(d->resp, &v->resp);
   int rc = status_epochs_get(d->engine, &v->epochs);
+  v->has_failover = d->failover != NULL;
+  if (d->failover) failover_run_report(d->failover, &v->failover);
   return rc ? rc : dw_status_get(d->engine, &v->status);
+}
+
+static void report_failover(void *arg, struct failover_report *r) {
+  failover_run_report(arg, r);
 }
 
 static int open_front_ends(struct daemon *d) {
@@ -193,8 +281,11 @@ static int open_front_ends(struct daemon *d) {
                               .max_staleness_ms = d->c.max_staleness_ms,
                               .max_clients = d->c.max_clients,
                               .log = logger_engine,
-                              .log_arg = d->log};
+                              .log_arg = d->log,
+                              .failover = d->failover ? report_failover : NULL,
+                              .failover_arg = d->failover};
     rc = resp_server_start(d->engine, &ro, &d->resp);
+    if (rc == DW_OK && d->failover) failover_run_front(d->failover, d->resp);
   }
   if (rc == DW_OK && d->c.http) {
     struct http_options ho = {
@@ -242,14 +333,18 @@ static void say_ready(struct daemon *d) {
 /* ---- the whole --------------------------------------------------------------------------------- */
 
 static int close_all(struct daemon *d, int code) {
+  if (d->failover) failover_run_stop(d->failover); /* first: others may go on at once */
+  if (d->failover) failover_run_front(d->failover, NULL);
   http_server_stop(d->http);
-  dw_stop(d->engine); /* nobody's patience with followers holds up the end */
+  if (d->engine) dw_stop(d->engine); /* nobody's patience with followers holds up the end */
   if (d->resp) resp_server_stop(d->resp);
   int rc = d->engine ? dw_close(d->engine) : DW_OK;
   if (rc) {
     say_failure(d, "while closing: %s: %s", dw_rc_name(rc), dw_last_error());
     if (code == EXIT_OK) code = daemon_exit_code(rc);
   }
+  failover_run_free(d->failover);
+  free(d->audit_path);
   if (d->pid_written) unlink(d->c.pid_file);
   return code;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "replication/cmd/failover_status.h"
 #include "replication/cmd/net.h"
 #include "replication/cmd/status_json.h"
 #include "replication/cmd/text.h"
@@ -71,6 +72,7 @@ static int page_ready(const struct http_server *h, struct node_view *v, struct p
 static int page_status(const struct http_server *h, struct node_view *v, struct page *p) {
   (void)h;
   char *json = status_json(&v->status, &v->epochs, NULL);
+  if (json && v->has_failover) json = failover_json_join(json, &v->failover, NULL);
   if (!json) return DW_NO_MEMORY;
   p->type = "application/json";
   int rc = page_text(p, MHD_HTTP_OK, json);

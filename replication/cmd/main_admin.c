@@ -44,6 +44,12 @@ static const char help[] =
     "  follow HOST:PORT PRIMARY|nobody\n"
     "      Lets a node follow another one, by its --listen port. A primary becomes a follower.\n"
     "\n"
+    "  pause|resume --coordinator etcd://HOST:PORT,... --cluster-name NAME\n"
+    "      While paused no node takes over from another by itself. All nodes obey; docs/failover.md.\n"
+    "\n"
+    "  audit verify FILE\n"
+    "      Checks the chain of hashes of DATA/audit.log and shows its last one.\n"
+    "\n"
     "  rejoin HOST:PORT [--primary HOST:PORT] [--timeout TIME]\n"
     "      Likewise for a node that has applied what the primary lacks: its data gives way to the primary's, once what "
     "only\n"
@@ -62,7 +68,7 @@ static const char help[] =
     "  1  something failed, or some records were not loaded\n"
     "  2  wrong usage\n"
     "  3  another process has the data directory open (wal repair)\n"
-    "  4  the log is corrupt, or of a newer format\n";
+    "  4  the log (or audit log) is corrupt, or of a newer format\n";
 
 int main(int argc, char **argv) {
   static const struct {
@@ -70,7 +76,8 @@ int main(int argc, char **argv) {
     int (*run)(int, char **);
   } commands[] = {{"status", cli_status}, {"load", cli_load},       {"checksum", cli_checksum},
                   {"wal", cli_wal},       {"promote", cli_promote}, {"switchover", cli_switchover},
-                  {"follow", cli_follow}, {"rejoin", cli_rejoin},   {"diverged", cli_diverged}};
+                  {"follow", cli_follow}, {"rejoin", cli_rejoin},   {"diverged", cli_diverged},
+                  {"pause", cli_pause},   {"resume", cli_resume},   {"audit", cli_audit}};
   if (argc < 2) {
     fputs(help, stderr);
     return EXIT_CONFIG;

@@ -198,6 +198,24 @@ static void follower_metrics(struct exposition *x) {
   }
 }
 
+static void failover_metrics(struct exposition *x) {
+  const struct failover_report *r = &x->v->failover;
+  char left[32];
+  if (!x->v->has_failover) return;
+  family(x, "failover_state_info", "gauge", "Always 1; the part that this node plays is in the label.");
+  print(x, "dabbawal_failover_state_info{%s,state=\"%s\"} 1\n", x->base, failover_state_name(r->state));
+  family(x, "lease_remaining_seconds", "gauge",
+         "Until this node would stop acknowledging, were its lease not renewed.");
+  seconds(left, sizeof left, r->lease_left_ms);
+  print(x, "dabbawal_lease_remaining_seconds{%s} %s\n", x->base, left);
+  gauge(x, "coordinator_reachable", r->reachable, "1 while the coordinator answers.");
+  gauge(x, "failover_paused", r->paused, "1 while failover is paused.");
+  gauge(x, "failover_has_leader", r->has_leader, "1 while some node has the lease.");
+  gauge(x, "failover_restricted", r->restricted, "1 while only writes that followers confirm are taken.");
+  gauge(x, "failover_term", r->term, "Promotions that the coordinator has recorded.");
+  counter(x, "failovers_total", r->failovers, "Failovers that made this node primary.");
+}
+
 static void front_end_metrics(struct exposition *x) {
   const struct resp_metrics *r = &x->v->resp;
   if (x->v->has_resp) {
@@ -226,6 +244,7 @@ int metrics_render(const struct node_view *v, struct buf *out) {
   node_metrics(&x);
   storage_metrics(&x);
   follower_metrics(&x);
+  failover_metrics(&x);
   front_end_metrics(&x);
   return x.no_memory ? dw_fail_nomem(out->len) : DW_OK;
 }

@@ -11,6 +11,8 @@
 
 struct node_view {
   dw_status status;
+  bool has_failover; /* there is a coordinator */
+  struct failover_report failover;
   struct status_epochs epochs;
   bool has_resp;
   struct resp_metrics resp;

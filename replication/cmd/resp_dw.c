@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "replication/cmd/resp_internal.h"
+#include "replication/cmd/failover_status.h"
 #include "replication/cmd/status_json.h"
 #include "wal/base/hash.h"
 #include "wal/base/status.h"
@@ -109,6 +110,11 @@ enum handled cmd_dw_status(struct conn *c, const struct cmd *cmd) {
   size_t n;
   bool got = s && dw_status_get(c->s->e, s) == DW_OK && status_epochs_get(c->s->e, &epochs) == DW_OK;
   char *json = got ? status_json(s, &epochs, &n) : NULL;
+  if (json && c->s->opt.failover) {
+    struct failover_report report;
+    c->s->opt.failover(c->s->opt.failover_arg, &report);
+    json = failover_json_join(json, &report, &n);
+  }
   if (json)
     resp_bulk(&c->out, json, n);
   else

@@ -145,6 +145,7 @@ struct conn_list {
 struct resp_server {
   dw_engine *e;
   struct resp_options opt;
+  atomic_uint restrict_acks; /* resp_server_restrict */
   char cluster_name[CLUSTER_NAME_BYTES];
   dw_status *view; /* resp_role.c */
   uint64_t view_ns;

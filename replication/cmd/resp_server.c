@@ -240,6 +240,10 @@ void resp_server_stop(struct resp_server *s) {
   server_free(s);
 }
 
+void resp_server_restrict(struct resp_server *s, uint32_t acks) {
+  atomic_store(&s->restrict_acks, acks);
+}
+
 void resp_server_metrics(struct resp_server *s, struct resp_metrics *m) {
   *m = (struct resp_metrics){.connections = atomic_load(&s->m_conns),
                              .connections_total = atomic_load(&s->m_conns_total),

@@ -3,6 +3,7 @@
 #define DW_RESP_SERVER_H
 
 #include "dabbawal.h"
+#include "replication/failover.h"
 
 struct resp_options {
   const char *listen;        /* "host:port", port 0: any */
@@ -13,6 +14,9 @@ struct resp_options {
   uint32_t watch_ms;         /* how often subscribers have us look for another primary; 0: 100 */
   dw_log_fn log;             /* may be NULL */
   void *log_arg;
+  /* What DW.STATUS says about failover; NULL: nothing. Called in the loop thread. */
+  void (*failover)(void *arg, struct failover_report *);
+  void *failover_arg;
 };
 
 #define RESP_METRICS_COMMANDS 64
@@ -37,6 +41,9 @@ int resp_server_start(dw_engine *, const struct resp_options *, struct resp_serv
 uint16_t resp_server_port(const struct resp_server *);
 /* Closes connections (replies that are ready are sent), waits for writes in flight, joins its threads. Before dw_close. */
 void resp_server_stop(struct resp_server *);
+/* From now on only writes are taken that wait, in sync mode and for more than reception, for at least `acks` followers; 0: all
+ * again. Others are answered -NOREPLICAS, certainly not done. Any thread. */
+void resp_server_restrict(struct resp_server *, uint32_t acks);
 void resp_server_metrics(struct resp_server *, struct resp_metrics *); /* any thread */
 
 #endif

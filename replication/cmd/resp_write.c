@@ -12,6 +12,7 @@
  */
 #include <stdlib.h>
 
+#include "engine/engine.h"
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/hash.h"
 #include "wal/base/status.h"
@@ -170,6 +171,15 @@ static struct pending_write *pending_create(struct buf *reply, const struct cmd 
   return p;
 }
 
+/* May a write with these options go through while only those are taken that followers confirm? */
+static bool confirmed(const struct conn *c, uint32_t acks) {
+  const dw_options *o = engine_options(c->s->e);
+  const dw_write_options *w = &c->write;
+  dw_mode mode = w->mode == DW_MODE_DEFAULT ? o->mode : w->mode;
+  dw_ack ack = w->ack == DW_ACK_DEFAULT ? o->ack : w->ack;
+  return mode == DW_SYNC && ack != DW_ACK_RECEIVED && (w->acks ? w->acks : o->acks) >= acks;
+}
+
 bool write_start(struct conn *c, const dw_batch *batch, struct buf *reply, const struct cmd *cmd, size_t first,
                  size_t step, size_t count) {
   struct resp_server *s = c->s;
@@ -178,6 +188,13 @@ bool write_start(struct conn *c, const dw_batch *batch, struct buf *reply, const
   if (s->inflight >= SERVER_INFLIGHT_MAX || (s->inflight && s->inflight_bytes + bytes > SERVER_INFLIGHT_BYTES)) {
     stand_in_line(c, BLOCK_ROOM);
     return false;
+  }
+  uint32_t acks = atomic_load(&s->restrict_acks);
+  if (acks && !confirmed(c, acks)) {
+    conn_error(
+        c, "NOREPLICAS the coordinator is out of reach: only sync writes with %u acks are taken; certainly not done",
+        acks);
+    return true;
   }
   struct pending_write *p = pending_create(reply, cmd, first, step, count);
   if (!p) {

@@ -24,7 +24,7 @@ static double now_s(void) {
 }
 
 void daemon_add_flag(struct daemon_proc *d, const char *fmt, ...) {
-  ck_assert_int_lt(d->flag_count, 24);
+  ck_assert_int_lt(d->flag_count, 48);
   va_list ap;
   va_start(ap, fmt);
   vsnprintf(d->flags[d->flag_count++], sizeof d->flags[0], fmt, ap);
@@ -100,7 +100,7 @@ void daemon_spawn(struct daemon_proc *d) {
     d->http_port = test_pick_port();
     if (strcmp(d->exe, "dabbawal-primary") == 0) d->listen_port = test_pick_port();
   }
-  char *argv[40] = {exe, "--data", d->data, "--resp", resp, "--http", http};
+  char *argv[64] = {exe, "--data", d->data, "--resp", resp, "--http", http};
   int argc = 7;
   snprintf(resp, sizeof resp, "127.0.0.1:%d", d->resp_port);
   snprintf(http, sizeof http, "127.0.0.1:%d", d->http_port);

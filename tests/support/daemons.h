@@ -9,7 +9,7 @@
 struct daemon_proc {
   const char *exe;       /* dabbawal-primary or dabbawal-follower; found beside the test's own folder, or in $DW_BIN */
   char data[512], log[540];
-  char flags[24][128];   /* kept for a restart, with the ports that were picked */
+  char flags[48][128];   /* kept for a restart, with the ports that were picked */
   int flag_count;
   char env[4][600];      /* NAME=VALUE for the daemon alone */
   int env_count;

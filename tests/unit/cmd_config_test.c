@@ -321,6 +321,48 @@ START_TEST(foreign_text_is_made_harmless) {
 }
 END_TEST
 
+#define COORDINATED                                                                                                    \
+  "--coordinator", "etcd://a:2379,b:2379", "--cluster-name", "c", "--node-id", "7", "--peers", "h:2,h:3"
+
+START_TEST(a_coordinator_needs_a_name_an_id_peers_and_an_address) {
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, COORDINATED), DW_OK);
+  ck_assert_str_eq(config.coordinator, "etcd://a:2379,b:2379");
+  ck_assert_str_eq(config.engine.peers, "h:2,h:3");
+  ck_assert_uint_eq(config.failover.lease_ttl_ms, 5000);
+  ck_assert_uint_eq(config.failover.keep, 0);
+  done();
+  /* Whom to follow is the coordinator's to say. */
+  ck_assert_int_eq(LOAD(DAEMON_FOLLOWER, "--data", "d", "--listen", "7401", COORDINATED, "--lease-ttl-ms", "10s",
+                        "--on-coordinator-loss", "keep", "--early-takeover", "no"),
+                   DW_OK);
+  ck_assert_uint_eq(config.failover.lease_ttl_ms, 10000);
+  ck_assert_uint_eq(config.failover.keep, 1);
+  ck_assert_uint_eq(config.failover.early, 0);
+  done();
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, "--coordinator", "etcd://a:2379"), DW_INVALID);
+  ck_assert(strstr((char *)errors.data, "--coordinator: needs --cluster-name") != NULL);
+  ck_assert(strstr((char *)errors.data, "--coordinator: needs --node-id") != NULL);
+  ck_assert(strstr((char *)errors.data, "--coordinator: needs --peers") != NULL);
+  ck_assert_uint_eq(lines(), 3);
+  done();
+  ck_assert_int_eq(LOAD(DAEMON_PRIMARY, "--data", "d", "--listen", "*:7400", COORDINATED), DW_INVALID);
+  ck_assert(strstr((char *)errors.data, "needs --advertise") != NULL);
+  done();
+  ck_assert_int_eq(LOAD(DAEMON_PRIMARY, "--data", "d", "--listen", "*:7400", COORDINATED, "--advertise", "h:7400"),
+                   DW_OK);
+  done();
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, COORDINATED, "--coordinator", "zk://a:1"), DW_INVALID);
+  ck_assert(strstr((char *)errors.data, "--coordinator: 'zk://a:1' is not etcd://") != NULL);
+  done();
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, COORDINATED, "--cluster-name", "a/b"), DW_INVALID);
+  ck_assert(strstr((char *)errors.data, "no name of a cluster") != NULL);
+  done();
+  ck_assert_int_eq(LOAD(PRIMARY_BASE, COORDINATED, "--lease-ttl", "2s", "--renew-interval", "1500"), DW_INVALID);
+  ck_assert(strstr((char *)errors.data, "more than half of the lease") != NULL);
+  done();
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("config");
   TCase *t = tcase_create("config");
@@ -336,6 +378,7 @@ int main(void) {
   tcase_add_test(t, an_error_line_stays_one_line_whatever_was_typed);
   tcase_add_test(t, help_wins_over_mistakes_and_names_every_option);
   tcase_add_test(t, foreign_text_is_made_harmless);
+  tcase_add_test(t, a_coordinator_needs_a_name_an_id_peers_and_an_address);
   suite_add_tcase(s, t);
   return check_main(s);
 }

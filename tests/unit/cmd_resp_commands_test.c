@@ -279,6 +279,27 @@ START_TEST(test_metrics_count_by_command) {
 }
 END_TEST
 
+#define REFUSED(n)                                                                                                     \
+  "-NOREPLICAS the coordinator is out of reach: only sync writes with " #n " acks are taken; certainly not done\r\n"
+
+START_TEST(test_restricted_it_takes_only_writes_that_followers_confirm) {
+  char reply[300];
+  resp_server_restrict(server, 1);
+  talk(fd, "SET a 1\r\n", REFUSED(1)); /* the engine's default is async */
+  talk(fd, "DW.MODE SEMISYNC 1\r\nSET a 1\r\n", "+OK\r\n" REFUSED(1));
+  talk(fd, "DW.MODE SYNC 1 RECEIVED\r\nSET a 1\r\n", "+OK\r\n" REFUSED(1));
+  talk(fd, "DW.MODE SYNC 1\r\n", "+OK\r\n");
+  talk_send(fd, "SET a 1\r\n"); /* goes to the engine, which has no followers */
+  talk_reply(fd, reply, sizeof reply);
+  ck_assert(strncmp(reply, "-NOREPLICAS Not enough good replicas to write.", 46) == 0);
+  resp_server_restrict(server, 2);
+  talk(fd, "SET a 1\r\n", REFUSED(2));
+  talk(fd, "GET a\r\n", "$-1\r\n");
+  resp_server_restrict(server, 0);
+  talk(fd, "DW.MODE ASYNC\r\nSET a 1\r\n", "+OK\r\n+OK\r\n");
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("cmd_resp_commands");
   TCase *t = tcase_create("table");
@@ -293,6 +314,7 @@ int main(void) {
   tcase_add_test(t, test_status_is_json);
   tcase_add_test(t, test_a_checksum_tells_data_apart_and_names_its_lsn);
   tcase_add_test(t, test_metrics_count_by_command);
+  tcase_add_test(t, test_restricted_it_takes_only_writes_that_followers_confirm);
   suite_add_tcase(s, t);
   return check_main(s);
 }
