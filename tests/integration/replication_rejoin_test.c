@@ -101,8 +101,20 @@ static bool is_fenced(struct cluster_node *n, const dw_status *s, uint64_t arg) 
   return s->fenced;
 }
 
-static void await_rejoined(struct cluster_node *n) {
+/* The primary counts it, too: a moment later than the follower itself. */
+static bool counts(struct cluster_node *primary, const dw_status *s, uint64_t number) {
+  dw_follower_status f;
+  (void)s;
+  return node_as_follower(primary, &c.node[number], &f) && f.state == DW_PEER_STREAMING;
+}
+
+static void await_follower(struct cluster_node *n) {
   await_status(n, "a follower of node 1", is_follower_of, 1);
+  await_status(f1, "followed by it", counts, (uint64_t)n->number);
+}
+
+static void await_rejoined(struct cluster_node *n) {
+  await_follower(n);
   node_put(f1, "after", "2");
   await_same(f1, n);
   assert_equal_data(f1, n);
@@ -444,7 +456,7 @@ START_TEST(a_follower_that_was_down_finds_the_new_primary) {
   node_close(f2);
   ck_assert_int_eq(dw_promote(f1->e, &force), DW_OK);
   node_open(f2); /* its settings name the old primary, which is gone */
-  await_status(f2, "a follower of node 1", is_follower_of, 1);
+  await_follower(f2);
   node_put(f1, "after", "1");
   await_same(f1, f2);
   dw_status s;
