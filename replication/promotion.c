@@ -312,8 +312,9 @@ uint64_t promotion_epoch(const struct promotion *p) {
 
 uint64_t promotion_next_tick(const struct promotion *p) {
   if (p->phase == PROMOTING_ASKING) return p->start_ns + p->cfg.timeout_ns / 2;
-  if (p->phase == PROMOTING_DRAINING) return p->pause_ns;
-  return p->phase == PROMOTING_PROMISING ? p->start_ns + p->cfg.timeout_ns : UINT64_MAX;
+  uint64_t end = p->start_ns + p->cfg.timeout_ns;
+  if (p->phase == PROMOTING_DRAINING) return p->peer[p->primary].answered && p->pause_ns < end ? p->pause_ns : end;
+  return p->phase == PROMOTING_PROMISING ? end : UINT64_MAX;
 }
 
 int promotion_error(const struct promotion *p, const char **text) {
