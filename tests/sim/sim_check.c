@@ -15,10 +15,6 @@
 
 typedef unsigned long long ull;
 
-static struct sim_node *primary_of(struct world *w) {
-  return &w->node[w->primary];
-}
-
 static struct rec *need_rec(struct world *w, struct sim_node *n, const struct wal_pos *pos, const char *what) {
   struct rec *r = model_find(w, &pos->chain);
   if (!r || r->last_lsn != pos->lsn)
@@ -55,7 +51,9 @@ static void check_commit(struct world *w, struct sim_node *n, struct rec *r) {
                     (ull)r->last_lsn);
   if (need.mode == DW_ASYNC) return;
   uint8_t level = need.ack == DW_ACK_RECEIVED ? DW_ACK_RECEIVED : DW_ACK_DURABLE;
-  unsigned have = holders(w, r, level, n->idx);
+  /* A tail that was taken over counts where this primary's own epoch is durable: docs/decisions/0007. */
+  const struct begun *mine = r->epoch < n->tail->epoch ? epochs_find(w, n->tail->epoch) : NULL;
+  unsigned have = mine ? holders(w, mine->rec, DW_ACK_DURABLE, n->idx) : holders(w, r, level, n->idx);
   if (have >= need.acks) return;
   if (need.mode == DW_SYNC)
     world_violation(w, n, "commit acks", "LSN %llu is committed with %u followers %s, it asked for %u",
@@ -64,12 +62,12 @@ static void check_commit(struct world *w, struct sim_node *n, struct rec *r) {
   n->semi_unacked += r->commits;
 }
 
-static void note_history(struct world *w, struct rec *r) {
+static void note_history(struct world *w, struct rec *r, int by) {
   if (w->history_n == w->history_cap) {
     w->history_cap = w->history_cap ? 2 * w->history_cap : 256;
     w->history = realloc(w->history, w->history_cap * sizeof *w->history);
   }
-  w->history[w->history_n++] = (struct committed_at){w->now, r};
+  w->history[w->history_n++] = (struct committed_at){w->now, r, by};
 }
 
 /* The primary's commit_lsn has moved to `to`. */
@@ -89,7 +87,7 @@ static void commit_moved(struct world *w, struct sim_node *n, struct rec *to) {
     if (r->commits) check_commit(w, n, r);
   }
   free(stack);
-  note_history(w, to);
+  note_history(w, to, n->idx);
   dw_status s;
   dw_status_get(n->e, &s);
   if (n->semi_unacked > s.degraded_commits)
@@ -124,17 +122,18 @@ struct rec *check_applied(struct world *w, struct sim_node *n) {
 
 /* The follower's log became another one: it may only have dropped what its primary does not have. */
 static void log_replaced(struct world *w, struct sim_node *n, struct rec *to) {
-  struct sim_node *p = primary_of(w);
+  struct sim_node *p = roles_root(w, n);
   if (n->role != DW_FOLLOWER)
     world_violation(w, n, "append", "a primary's log ends at LSN %llu, written was LSN %llu", (ull)to->last_lsn,
                     (ull)n->tail->last_lsn);
-  if (n->tail && !model_before(w, n->tail, to) && p->tail && model_before(w, n->tail, p->tail) &&
+  if (n->tail && !model_before(w, n->tail, to) && p && p->tail && model_before(w, n->tail, p->tail) &&
       model_common(w, to, p->tail) == to)
     world_violation(w, n, "truncation", "it dropped LSN %llu to %llu, which the primary has", (ull)to->last_lsn + 1,
                     (ull)n->tail->last_lsn);
+  epochs_dropped(w, n, n->tail, to);
   n->tail = n->durable = to;
   model_mark(to, offsetof(struct rec, durable), n->idx);
-  model_mark(to, offsetof(struct rec, written), n->idx);
+  model_holds(to, n->idx);
 }
 
 static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
@@ -142,6 +141,8 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
   if (!commit || commit->last_lsn != lsn)
     world_violation(w, n, "a block commits as a whole", "commit_lsn %llu is no boundary", (ull)lsn);
   if (commit == n->commit || (n->commit && n->commit->last_lsn == lsn)) return;
+  if (n->commit && n->fenced)
+    world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
   n->commit = commit;
   commit_moved(w, n, commit);
 }
@@ -149,6 +150,7 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
 void check_node(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   if (!node_up(n)) return;
+  roles_look(w, n);
   engine_positions(n->e, &p);
   if (hash128_zero(&p.tail.chain)) return; /* a follower that has met nobody yet */
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
@@ -172,9 +174,14 @@ static struct rec *certain(struct sim_node *n) {
 
 /* It died while it dropped a tail that the primary does not have. */
 static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *had, struct rec *tail) {
-  struct sim_node *p = primary_of(w);
-  return n->role == DW_FOLLOWER && model_before(w, tail, had) && p->tail && !model_before(w, had, p->tail) &&
-         model_before(w, model_common(w, had, p->tail), tail);
+  if (n->role != DW_FOLLOWER || !model_before(w, tail, had)) return false;
+  for (unsigned i = 0; i < w->plan.nodes; i++) {
+    const struct sim_node *p = &w->node[i];
+    if (p->role == DW_PRIMARY && p->tail && !model_before(w, had, p->tail) &&
+        model_before(w, model_common(w, had, p->tail), tail))
+      return true;
+  }
+  return false;
 }
 
 void check_opened(struct world *w, struct sim_node *n) {
@@ -183,6 +190,7 @@ void check_opened(struct world *w, struct sim_node *n) {
   struct rec *had = certain(n);
   n->applied = n->commit = NULL;
   n->semi_unacked = 0;
+  n->fenced = false;
   if (hash128_zero(&p.tail.chain)) {
     if (had)
       world_violation(w, n, "durable stays", "LSN %llu was on this disk, the directory is empty", (ull)had->last_lsn);
@@ -194,17 +202,17 @@ void check_opened(struct world *w, struct sim_node *n) {
                     "LSN %llu epoch %llu was %s, after the restart the log ends at LSN %llu epoch %llu",
                     (ull)had->last_lsn, (ull)had->epoch, had == n->durable ? "synced" : "written", (ull)tail->last_lsn,
                     (ull)tail->epoch);
+  if (had) epochs_dropped(w, n, had, tail);
   n->tail = n->durable = tail;
   n->tail_inode = NULL;
-  model_mark(tail, offsetof(struct rec, written), n->idx);
+  model_holds(tail, n->idx);
   model_mark(tail, offsetof(struct rec, durable), n->idx);
   for (const struct rec *r = tail; r && !r->committed; r = r->parent)
     for (uint32_t i = 0; i < r->commits; i++)
       if (r->who[i]->state == WRITE_NOT_DONE && r->who[i]->has_put)
         world_violation(w, n, "certainly not done", "write %u was answered so, and LSN %llu holds it after a restart",
                         r->who[i]->id, (ull)r->first_lsn + i);
-  if (n->role == DW_PRIMARY)
-    for (struct wreq *q = w->reqs; q; q = q->next) q->lost |= q->state == WRITE_OK && !model_before(w, q->rec, tail);
+  if (n->role == DW_PRIMARY && !p.fenced) epochs_reopened(w, n);
   world_trace(w, n, "up: log to LSN %llu epoch %llu, commit %llu, applied %llu", (ull)p.tail.lsn, (ull)p.epoch,
               (ull)p.commit_lsn, (ull)p.applied.lsn);
   check_node(w, n);
@@ -216,6 +224,13 @@ static void check_ok(struct world *w, struct sim_node *n, struct wreq *q) {
   struct engine_positions p;
   engine_positions(n->e, &p);
   struct rec *r = at_lsn(n->tail, q->lsn);
+  if (n->role_ns > q->at_ns) { /* answered as a primary, heard when it is none any more */
+    if (!q->rec || q->lsn < q->rec->first_lsn || q->lsn > q->rec->last_lsn || !q->rec->committed)
+      world_violation(w, n, "acked is committed", "write %u was answered OK under LSN %llu, which is not", q->id,
+                      (ull)q->lsn);
+    epochs_acked(w, n, q);
+    return;
+  }
   if (!r || !r->commits || q->lsn < r->first_lsn)
     world_violation(w, n, "acked is logged", "write %u was answered OK under LSN %llu, which is not in the log", q->id,
                     (ull)q->lsn);
@@ -232,6 +247,7 @@ static void check_ok(struct world *w, struct sim_node *n, struct wreq *q) {
   if (need.mode == DW_SYNC && need.ack == DW_ACK_APPLIED && holders(w, r, DW_ACK_APPLIED, n->idx) < need.acks)
     world_violation(w, n, "applied acks", "LSN %llu is answered, %u followers have applied it, %u were asked for",
                     (ull)q->lsn, holders(w, r, DW_ACK_APPLIED, n->idx), need.acks);
+  epochs_acked(w, n, q);
 }
 
 void check_answer(struct world *w, struct wreq *q, int rc, dw_lsn lsn) {
@@ -246,7 +262,8 @@ void check_answer(struct world *w, struct wreq *q, int rc, dw_lsn lsn) {
     break;
   case DW_TIMEOUT:
   case DW_IO:
-  case DW_CLOSED: q->state = lsn ? WRITE_DOUBT : WRITE_NOT_DONE; break;
+  case DW_CLOSED:
+  case DW_FENCED: q->state = lsn ? WRITE_DOUBT : WRITE_NOT_DONE; break;
   case DW_NO_SPACE:
   case DW_NOT_ENOUGH_FOLLOWERS:
   case DW_NO_MEMORY: q->state = WRITE_NOT_DONE; break;
@@ -261,6 +278,7 @@ void check_pending(struct world *w) {
   for (struct wreq *q = w->pending; q; q = q->next_pending) {
     struct sim_node *n = &w->node[q->node];
     if (q->state != WRITE_PENDING || !node_up(n) || n->life != q->life) continue;
+    if (n->freeze_ns && n->freeze_ns + LATE_NS > w->now) continue; /* it could not answer */
     uint32_t timeout = q->wo.timeout_ms ? q->wo.timeout_ms : w->plan.opt.ack_timeout_ms;
     if (node_mono(n) > q->at_mono + timeout * MS + LATE_NS)
       world_violation(w, n, "every write is answered", "write %u has waited %.3f s, its time-out is %u ms", q->id,
@@ -302,18 +320,19 @@ void check_iterator(struct world *w, struct sim_node *n, dw_iter *it, const stru
 /* ---- the end --------------------------------------------------------------------------------- */
 
 bool check_converged(struct world *w) {
-  struct sim_node *p = primary_of(w);
-  if (!node_up(p) || !p->tail) return false;
+  struct sim_node *p = &w->node[w->primary];
+  if (!node_up(p) || !p->tail || p->role != DW_PRIMARY || p->fenced) return false;
   struct engine_positions pos, mine;
   dw_status s;
   engine_positions(p->e, &pos);
   if (pos.commit_lsn != pos.tail.lsn || pos.applied.lsn != pos.tail.lsn) return false;
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     struct sim_node *n = &w->node[i];
-    if (!node_up(n)) return false;
+    if (!node_up(n) || n->asking) return false;
     dw_status_get(n->e, &s);
     if (s.failed) return false; /* the operator will reopen it */
     if (n == p) continue;
+    if (n->role != DW_FOLLOWER) return false;
     engine_positions(n->e, &mine);
     if (mine.applied.lsn != pos.tail.lsn || s.primary_state != DW_PEER_STREAMING) return false;
     if (!hash128_eq(&mine.tail.chain, &pos.tail.chain)) return false;
