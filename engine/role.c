@@ -168,17 +168,22 @@ static int last_owner(dw_engine *e, uint64_t epoch, uint64_t *owner) {
 }
 
 /* Where the cluster's nodes are named a role can change while a node is down, or have changed while it ran: so the
- * configured one is for a new directory only, and whoever began the last epoch is primary. Without peers the operator's word
- * counts, as it always did. */
+ * configured one is for a new directory only, and whoever began the last epoch is primary. Not if it has promised itself a
+ * newer one since: it was a candidate then, and has begun nothing. Without peers the operator's word counts, as it always
+ * did. */
 int role_decide(dw_engine *e, const struct wal_recovery *rec) {
   uint64_t owner;
   if (!e->opt.peers || rec->end.epoch == 0) return DW_OK;
   int rc = last_owner(e, rec->end.epoch, &owner);
   if (rc || owner == 0) return rc;
-  bool primary = owner == e->node.node_id;
+  bool candidate = e->node.promised_epoch > rec->end.epoch && e->node.promised_node == e->node.node_id;
+  bool primary = owner == e->node.node_id && !candidate;
   if (primary == is_primary(e)) return DW_OK;
   engine_log(e, DW_LOG_WARN, "opens as %s, whatever the settings say: epoch %llu was begun by %s",
-             primary ? "primary" : "a follower", (ull)rec->end.epoch, primary ? "this node" : "another one");
+             primary ? "primary" : "a follower", (ull)rec->end.epoch,
+             primary     ? "this node"
+             : candidate ? "this node, which has asked for a newer one since and did not begin it"
+                         : "another one");
   atomic_store(&e->role, primary ? DW_PRIMARY : DW_FOLLOWER);
   return DW_OK;
 }
