@@ -310,6 +310,7 @@ void roles_look(struct world *, struct sim_node *); /* takes in its role, its pr
 void roles_poll(struct world *, struct sim_node *); /* is what was asked of it done? */
 void roles_gone(struct sim_node *);
 void roles_primary_lost(struct world *);
+dw_role roles_configured(struct world *, const struct sim_node *); /* what its settings say when it starts */
 void roles_wiped(struct world *, struct sim_node *);
 bool roles_may_wipe(const struct world *, const struct sim_node *);
 /* Is this the newest primary, so that who has something else may be wiped? */

@@ -174,7 +174,8 @@ static struct rec *certain(struct sim_node *n) {
 
 /* It died while it dropped a tail that the primary does not have. */
 static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *had, struct rec *tail) {
-  if (n->role != DW_FOLLOWER || !model_before(w, tail, had)) return false;
+  bool follower = n->role == DW_FOLLOWER || w->plan.promotions; /* an old primary that followed opens as a primary again */
+  if (!follower || !model_before(w, tail, had)) return false;
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     const struct sim_node *p = &w->node[i];
     if (p->role == DW_PRIMARY && p->tail && !model_before(w, had, p->tail) &&
@@ -191,6 +192,7 @@ void check_opened(struct world *w, struct sim_node *n) {
   n->applied = n->commit = NULL;
   n->semi_unacked = 0;
   n->fenced = false;
+  roles_look(w, n);
   if (hash128_zero(&p.tail.chain)) {
     if (had)
       world_violation(w, n, "durable stays", "LSN %llu was on this disk, the directory is empty", (ull)had->last_lsn);
@@ -278,8 +280,8 @@ void check_pending(struct world *w) {
   for (struct wreq *q = w->pending; q; q = q->next_pending) {
     struct sim_node *n = &w->node[q->node];
     if (q->state != WRITE_PENDING || !node_up(n) || n->life != q->life) continue;
-    if (n->freeze_ns && n->freeze_ns + LATE_NS > w->now) continue; /* it could not answer */
     uint32_t timeout = q->wo.timeout_ms ? q->wo.timeout_ms : w->plan.opt.ack_timeout_ms;
+    if (n->freeze_ns && n->freeze_ns + timeout * MS + LATE_NS > w->now) continue; /* it could not answer */
     if (node_mono(n) > q->at_mono + timeout * MS + LATE_NS)
       world_violation(w, n, "every write is answered", "write %u has waited %.3f s, its time-out is %u ms", q->id,
                       (double)(node_mono(n) - q->at_mono) / 1e9, timeout);

@@ -81,6 +81,12 @@ bool roles_newest(const struct world *w, const struct sim_node *p) {
   return true;
 }
 
+/* Settings are often older than the last promotion; a directory with data goes by its history. */
+dw_role roles_configured(struct world *w, const struct sim_node *n) {
+  if (!w->plan.promotions || !has_data(n) || w->healing || !rng_percent(&w->r_role, 20)) return n->role;
+  return n->role == DW_PRIMARY ? DW_FOLLOWER : DW_PRIMARY;
+}
+
 /* ---- asking ---------------------------------------------------------------------------------- */
 
 static bool ask(struct world *w, struct sim_node *n, const struct role_request *what) {
@@ -146,6 +152,7 @@ void roles_poll(struct world *w, struct sim_node *n) {
 void roles_gone(struct sim_node *n) {
   n->asking = false;
   n->fenced = false;
+  if (n->freeze_ns) n->stall_ns = 0;
   n->freeze_ns = 0;
 }
 
@@ -387,11 +394,13 @@ static void look_for_primary(struct world *w) {
   ask(w, best, &r);
 }
 
-/* Follows the newest primary, through others if need be, or is told to. */
+/* Follows the newest primary, or is told to; through others, too, until the end: only those who follow it directly count
+ * for its acks. */
 static void steer(struct world *w, struct sim_node *n) {
   struct sim_node *p = &w->node[w->primary];
   bool can = roles_newest(w, p) && node_up(n) && !n->asking && !n->on_stack && n->freeze_ns <= w->now;
-  if (!can || n == p || roles_root(w, n) == p) {
+  bool right = roles_root(w, n) == p && (!w->healing || n->upstream == p->idx);
+  if (!can || n == p || right) {
     n->astray_ns = 0;
     return;
   }

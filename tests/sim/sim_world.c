@@ -212,7 +212,7 @@ static void engine_event(struct world *w, struct sim_node *n, void *arg) {
 void node_start(struct world *w, struct sim_node *n) {
   dw_options o = w->plan.opt;
   if (n->state != NODE_DOWN) return;
-  o.role = n->role;
+  o.role = roles_configured(w, n);
   o.node_id = (uint64_t)n->idx + 1;
   o.log = log_line;
   o.log_arg = n;
@@ -223,7 +223,7 @@ void node_start(struct world *w, struct sim_node *n) {
     snprintf(n->peers + strlen(n->peers), sizeof n->peers - strlen(n->peers), "%sn%u:7400", i ? "," : "", i);
   o.peers = n->peers;
   o.listen = n->listen;
-  o.primary = n->role == DW_FOLLOWER && n->upstream >= 0 ? n->primary : NULL;
+  o.primary = o.role == DW_FOLLOWER && n->upstream >= 0 ? n->primary : NULL;
   struct engine_config config = {.env = disk_boot(n->disk), .store = store_mem(), .threads = false};
   n->state = NODE_OPENING;
   n->life++;
@@ -231,7 +231,7 @@ void node_start(struct world *w, struct sim_node *n) {
   if (!w->healing && w->plan.crashes && rng_percent(&w->r_fault, 15))
     disk_kill_after(n->disk, (uint32_t)rng_skewed(&w->r_fault, 1, 400));
   n->on_stack++;
-  world_trace(w, n, "starts as %s", n->role == DW_PRIMARY ? "primary" : "follower");
+  world_trace(w, n, "starts as %s", o.role == DW_PRIMARY ? "primary" : "follower");
   int rc = node_open_engine(SIM_DIR, &o, &config, &n->e);
   n->on_stack--;
   w->st.restarts++;
