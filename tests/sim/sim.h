@@ -173,6 +173,7 @@ struct sim_node {
   /* ground truth, from the disk */
   struct rec *tail, *durable;
   struct inode *tail_inode;
+  struct rec *cut_to; /* it follows a primary that does not have the tail: so far it may be cut */
   bool damaged;       /* bytes have rotted since it was last made good */
   uint64_t stall_ns;  /* its threads do not run until then */
   uint64_t freeze_ns; /* the whole process does not, as after SIGSTOP */

@@ -147,6 +147,11 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
   commit_moved(w, n, commit);
 }
 
+static void note_parting(struct world *w, struct sim_node *n) {
+  const struct sim_node *p = roles_root(w, n);
+  if (p && p != n && p->tail) n->cut_to = model_before(w, n->tail, p->tail) ? NULL : model_common(w, n->tail, p->tail);
+}
+
 void check_node(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   if (!node_up(n)) return;
@@ -155,6 +160,7 @@ void check_node(struct world *w, struct sim_node *n) {
   if (hash128_zero(&p.tail.chain)) return; /* a follower that has met nobody yet */
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
   if (tail != n->tail) log_replaced(w, n, tail);
+  note_parting(w, n);
   if (p.durable_lsn > (n->durable ? n->durable->last_lsn : 0))
     world_violation(w, n, "durable is durable", "it says durable LSN %llu, its disk has synced LSN %llu",
                     (ull)p.durable_lsn, n->durable ? (ull)n->durable->last_lsn : 0ull);
@@ -174,15 +180,7 @@ static struct rec *certain(struct sim_node *n) {
 
 /* It died while it dropped a tail that the primary does not have. */
 static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *had, struct rec *tail) {
-  bool follower = n->role == DW_FOLLOWER || w->plan.promotions; /* an old primary that followed opens as a primary again */
-  if (!follower || !model_before(w, tail, had)) return false;
-  for (unsigned i = 0; i < w->plan.nodes; i++) {
-    const struct sim_node *p = &w->node[i];
-    if (p->role == DW_PRIMARY && p->tail && !model_before(w, had, p->tail) &&
-        model_before(w, model_common(w, had, p->tail), tail))
-      return true;
-  }
-  return false;
+  return n->cut_to && model_before(w, tail, had) && model_before(w, n->cut_to, tail);
 }
 
 void check_opened(struct world *w, struct sim_node *n) {

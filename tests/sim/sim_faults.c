@@ -36,6 +36,7 @@ void faults_wipe(struct world *w, struct sim_node *n) {
   roles_wiped(w, n);
   n->tail = n->durable = n->applied = n->commit = NULL;
   n->tail_inode = NULL;
+  n->cut_to = NULL;
   n->damaged = false;
   n->wipes++;
   w->st.wipes++;
