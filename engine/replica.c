@@ -131,8 +131,9 @@ static int check_unapplied(dw_engine *e, const struct wal_pos *pos) {
     wal_cursor_close(c);
     if (rc != DW_NOT_FOUND) return rc;
     rc = wal_cursor_open(e->wal, pos, &c);
-    if (rc == DW_DIVERGED) return dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is no boundary of this log",
-                                          (unsigned long long)pos->lsn, (unsigned long long)pos->epoch);
+    if (rc == DW_DIVERGED)
+      return dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is no boundary of this log", (unsigned long long)pos->lsn,
+                     (unsigned long long)pos->epoch);
     if (rc) return rc;
     wal_cursor_close(c);
   }
