@@ -39,17 +39,17 @@ struct plan {
   unsigned nodes; /* with the primary */
   int upstream[SIM_NODES];
   dw_options opt;
-  uint64_t run_ns;        /* faults and load go on so long */
-  uint64_t write_gap_ns;  /* between writes, on average */
+  uint64_t run_ns;       /* faults and load go on so long */
+  uint64_t write_gap_ns; /* between writes, on average */
   uint64_t read_gap_ns;
   uint32_t value_max, batch_max, burst;
-  uint32_t big_ppm;       /* values larger than a segment */
-  uint32_t default_pct;   /* writes that say nothing */
-  uint32_t delay_ns_max;  /* network */
+  uint32_t big_ppm;      /* values larger than a segment */
+  uint32_t default_pct;  /* writes that say nothing */
+  uint32_t delay_ns_max; /* network */
   uint32_t job_ns_max, step_ns_max, pause_pct;
-  uint64_t fault_gap_ns;  /* between events of sim_faults.c; 0: none */
+  uint64_t fault_gap_ns; /* between events of sim_faults.c; 0: none */
   bool crashes, power, wipes, partitions, cuts, disk_errors, full, rot, stalls, wall_jumps, failover;
-  bool promotions;        /* sim_roles.c */
+  bool promotions; /* sim_roles.c */
   uint64_t role_gap_ns;
   struct disk_rates rates; /* while disk errors are on */
 };
@@ -67,7 +67,7 @@ struct rec {
   uint64_t epoch;
   uint32_t depth, branch, commits, life; /* life: node_life of the primary that made it */
   struct block_need need;
-  struct wreq **who; /* per commit */
+  struct wreq **who;                  /* per commit */
   uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
   uint16_t kept; /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
   bool committed;
@@ -106,11 +106,11 @@ bool model_before(const struct world *, const struct rec *a, const struct rec *b
 struct rec *model_common(const struct world *, struct rec *a, struct rec *b);
 uint32_t model_value_new(struct world *, uint32_t bytes);
 void model_value_bytes(const struct world *, uint32_t value, uint8_t *out);
-void model_request(struct world *, struct wreq *); /* hashes and remembers it */
+void model_request(struct world *, struct wreq *);              /* hashes and remembers it */
 void model_mark(struct rec *, size_t offset_of_mask, int node); /* it and what is before it */
 void model_holds(struct rec *, int node);                       /* it is written in this node's log */
 void model_lets_go(struct world *, struct rec *tail, const struct rec *upto, int node); /* behind upto; NULL: all */
-void model_lost_unsynced(struct sim_node *);                    /* the log ends where it was synced */
+void model_lost_unsynced(struct sim_node *); /* the log ends where it was synced */
 /* Watchers of a node's log files, see sim_disk.h; ctx: struct sim_node. */
 void model_attempt(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
 void model_wrote(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
@@ -147,7 +147,7 @@ struct sim_strong {
   struct sim_strong *next;
   struct strong_wait wait;
   uint64_t until_ns, began_ns; /* true time */
-  struct rec *goal;  /* the primary's commit when it began */
+  struct rec *goal;            /* the primary's commit when it began */
 };
 
 struct sim_node {
@@ -160,13 +160,13 @@ struct sim_node {
   char listen[16], primary[16], peers[64];
   dw_engine *e;
   struct transport *t;
-  uint32_t life;      /* events of an earlier one are void */
-  unsigned on_stack;  /* its code is running below us */
-  bool in_sync; /* others run while it waits for its disk: of its own, only what does not wait for that, too */
+  uint32_t life;     /* events of an earlier one are void */
+  unsigned on_stack; /* its code is running below us */
+  bool in_sync;      /* others run while it waits for its disk: of its own, only what does not wait for that, too */
   bool in_engine, in_job, step_due, cutting; /* cutting: the crash under way is a power cut */
   uint64_t step_at_ns;
 
-  int32_t rate_ppm;   /* of the monotonic clock */
+  int32_t rate_ppm; /* of the monotonic clock */
   uint64_t boot_ns, mono_base;
   int64_t wall_off_ns;
 
@@ -208,10 +208,10 @@ struct event {
 };
 
 struct sim_stats {
-  uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked, doubt,
-      not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
-  uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes, refollows,
-      guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
+  uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked,
+      doubt, not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
+  uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes,
+      refollows, guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
 };
 
 struct committed_at {
@@ -230,11 +230,11 @@ struct world {
   size_t heap_n, heap_cap;
   uint64_t seq;
   struct sim_node node[SIM_NODES];
-  int primary;                          /* the newest that the operator knows of */
+  int primary;                         /* the newest that the operator knows of */
   uint64_t primary_epoch, headless_ns; /* headless: since when nobody could serve */
-  uint64_t topology_ns;                 /* when a node last changed its role, or whom it follows */
-  bool healing;      /* no faults any more */
-  bool rot_reported; /* a node that is up has said that it met damage */
+  uint64_t topology_ns;                /* when a node last changed its role, or whom it follows */
+  bool healing;                        /* no faults any more */
+  bool rot_reported;                   /* a node that is up has said that it met damage */
   uint64_t heal_ns;
   unsigned pause_depth;
 
@@ -292,7 +292,8 @@ bool net_cut_one(struct world *); /* some connection breaks at any byte */
 
 /* sim_workload.c */
 void workload_start(struct world *);
-void workload_node_gone(struct world *, struct sim_node *); /* iterators and strong reads end, pending writes are in doubt */
+void workload_node_gone(struct world *,
+                        struct sim_node *); /* iterators and strong reads end, pending writes are in doubt */
 void workload_poll(struct world *, struct sim_node *);
 bool workload_idle(const struct world *);
 

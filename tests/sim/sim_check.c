@@ -141,8 +141,7 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
   if (!commit || commit->last_lsn != lsn)
     world_violation(w, n, "a block commits as a whole", "commit_lsn %llu is no boundary", (ull)lsn);
   if (commit == n->commit || (n->commit && n->commit->last_lsn == lsn)) return;
-  if (n->commit && n->fenced)
-    world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
+  if (n->commit && n->fenced) world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
   n->commit = commit;
   commit_moved(w, n, commit);
 }
@@ -178,9 +177,9 @@ static struct rec *certain(struct sim_node *n) {
   return n->tail; /* node_reap: after a power cut what was durable, after a crash what was written */
 }
 
-/* It died while it dropped a tail that the primary does not have. */
-static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *had, struct rec *tail) {
-  return n->cut_to && model_before(w, tail, had) && model_before(w, n->cut_to, tail);
+/* It died while it dropped a tail that the primary does not have, or while a checkpoint took its place. */
+static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *tail) {
+  return n->cut_to && model_before(w, n->cut_to, tail);
 }
 
 void check_opened(struct world *w, struct sim_node *n) {
@@ -197,7 +196,7 @@ void check_opened(struct world *w, struct sim_node *n) {
     return;
   }
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
-  if (had && !model_before(w, had, tail) && !was_cutting(w, n, had, tail))
+  if (had && !model_before(w, had, tail) && !was_cutting(w, n, tail))
     world_violation(w, n, "durable stays",
                     "LSN %llu epoch %llu was %s, after the restart the log ends at LSN %llu epoch %llu",
                     (ull)had->last_lsn, (ull)had->epoch, had == n->durable ? "synced" : "written", (ull)tail->last_lsn,

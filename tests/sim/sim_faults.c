@@ -157,7 +157,7 @@ void faults_start(struct world *w) {
 void faults_open_failed(struct world *w, struct sim_node *n, int rc, const char *why) {
   n->open_failures++;
   if (disk_lost_pages(n->disk))
-    n->tail = n->durable; /* a failed fdatasync takes what was not synced, here as anywhere */
+    model_lost_unsynced(n); /* a failed fdatasync takes what was not synced, here as anywhere */
   if (rc == DW_CORRUPT || rc == DW_DIVERGED) {
     bool lost = disk_lost_pages(n->disk);
     if (!n->damaged && !lost) world_violation(w, n, "no false alarm", "nothing was damaged, but: %s", why);

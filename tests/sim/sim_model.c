@@ -241,7 +241,8 @@ static struct rec *meet(struct sim_node *n, const uint8_t *bytes, size_t room, s
   r->commits = h.commit_count;
   r->need = h.need;
   r->life = node_life(n);
-  if (h.epoch < parent->epoch) world_violation(w, n, "epoch", "it goes back at LSN %llu", (unsigned long long)h.first_lsn);
+  if (h.epoch < parent->epoch)
+    world_violation(w, n, "epoch", "it goes back at LSN %llu", (unsigned long long)h.first_lsn);
   for (const struct rec *s = r->sibling; s; s = s->sibling)
     if (s->commits && r->commits && s->epoch == r->epoch && s->written)
       world_violation(w, n, "an LSN is used once", "LSN %llu of epoch %llu is written again, with another block",

@@ -110,6 +110,5 @@ void plan_print(const struct world *w) {
          p->crashes ? " crash" : "", p->power ? " power" : "", p->wipes ? " wipe" : "",
          p->partitions ? " partition" : "", p->cuts ? " cut" : "", p->stalls ? " stall" : "",
          p->wall_jumps ? " wall-clock" : "", p->disk_errors ? " disk-errors" : "", p->full ? " full" : "",
-         p->rot ? " rot" : "", p->failover ? " failover" : "",
-         p->promotions ? " promotions" : "");
+         p->rot ? " rot" : "", p->failover ? " failover" : "", p->promotions ? " promotions" : "");
 }

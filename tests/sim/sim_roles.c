@@ -1,12 +1,13 @@
 /* Promotions, handovers, nodes that are pointed elsewhere; and the operator's part in them.
  *
- * What goes wrong: a follower is promoted while the primary is dead, cut off (one way or both), frozen (SIGSTOP) and awake again
- * later, or alive and well; two at once; a handover under load, cut off at any moment by a crash, a power cut, a
- * partition, a failing disk, another promotion; old primaries that come back with or without knowing; followers of the
- * wrong node, of each other, of nobody.
+ * What goes wrong: a follower is promoted while the primary is dead, cut off (one way or both), frozen (SIGSTOP) and
+ * awake again later, or alive and well; two at once; a handover under load, cut off at any moment by a crash, a power
+ * cut, a partition, a failing disk, another promotion; old primaries that come back with or without knowing; followers
+ * of the wrong node, of each other, of nobody.
  *
- * The operator promotes the node with the longest log when nobody can serve, lets the others follow, and lets go only of what
- * the newest primary can't take back (faults_operate). He never forces a promotion, unless too few nodes have data.
+ * The operator promotes the node with the longest log when nobody can serve, lets the others follow, and lets go only
+ * of what the newest primary can't take back (faults_operate). He never forces a promotion, unless too few nodes have
+ * data.
  */
 #include "tests/sim/sim.h"
 
@@ -138,7 +139,8 @@ void roles_poll(struct world *w, struct sim_node *n) {
   if (!n->asking || !node_up(n)) return;
   if (!role_poll(node_driver(n), &n->ask, &rc)) {
     if (w->now > n->ask_ns + n->ask_limit_ns && w->now > n->freeze_ns + 10 * SEC)
-      world_violation(w, n, "a change of roles ends", "what was asked %.3f s ago is not done", (double)(w->now - n->ask_ns) / 1e9);
+      world_violation(w, n, "a change of roles ends", "what was asked %.3f s ago is not done",
+                      (double)(w->now - n->ask_ns) / 1e9);
     return;
   }
   world_trace(w, n, "%s: %s%s%s", n->ask.promote ? "promotion" : "following", dw_rc_name(rc), rc ? ": " : "",
@@ -205,7 +207,11 @@ static void isolate(struct world *w, const struct sim_node *n) {
     if (how != 2) w->blocked_until[i][n->idx] = until;
   }
   w->st.partitions++;
-  world_trace(w, n, "is cut off, %s, for %.3f s", how == 1 ? "it sends only" : how == 2 ? "it hears only" : how == 3 ? "but from one" : "both ways",
+  world_trace(w, n, "is cut off, %s, for %.3f s",
+              how == 1   ? "it sends only"
+              : how == 2 ? "it hears only"
+              : how == 3 ? "but from one"
+                         : "both ways",
               (double)(until - w->now) / 1e9);
 }
 
@@ -394,8 +400,8 @@ static void look_for_primary(struct world *w) {
   ask(w, best, &r);
 }
 
-/* Follows the newest primary, or is told to; through others, too, until the end: only those who follow it directly count
- * for its acks. */
+/* Follows the newest primary, or is told to; through others, too, until the end: only those who follow it directly
+ * count for its acks. */
 static void steer(struct world *w, struct sim_node *n) {
   struct sim_node *p = &w->node[w->primary];
   bool can = roles_newest(w, p) && node_up(n) && !n->asking && !n->on_stack && n->freeze_ns <= w->now;

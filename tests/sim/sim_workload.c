@@ -126,8 +126,8 @@ static void compare(struct world *w, struct sim_node *n, const struct rec *at, u
   free(want);
 }
 
-/* What had been committed at true time `at`, as far as n can know: by the primary that it follows, or before that one began
- * its epoch. Of what a newer primary commits, one that has not heard of it can know nothing. */
+/* What had been committed at true time `at`, as far as n can know: by the primary that it follows, or before that one
+ * began its epoch. Of what a newer primary commits, one that has not heard of it can know nothing. */
 static struct rec *committed_at(struct world *w, struct sim_node *n, uint64_t at) {
   const struct sim_node *p = roles_root(w, n);
   const struct begun *b = p && p->tail ? epochs_find(w, p->tail->epoch) : NULL;

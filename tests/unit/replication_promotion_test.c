@@ -1,5 +1,5 @@
-/* The promotion machine (replication/promotion.h): case by case, then as a model in which several candidates, nodes that crash and
- * messages that get lost, overtake each other or come twice try to lose an acknowledged write. */
+/* The promotion machine (replication/promotion.h): case by case, then as a model in which several candidates, nodes
+ * that crash and messages that get lost, overtake each other or come twice try to lose an acknowledged write. */
 #include <stdio.h>
 #include <string.h>
 
@@ -398,8 +398,8 @@ END_TEST
 
 /* ---- the model --------------------------------------------------------------------------------- */
 
-/* Nodes with logs of single entries. Whoever is primary sends its log; who takes it acknowledges what it has made durable, with
- * the epoch of its end. Entry: its epoch and a number that no other entry has. */
+/* Nodes with logs of single entries. Whoever is primary sends its log; who takes it acknowledges what it has made
+ * durable, with the epoch of its end. Entry: its epoch and a number that no other entry has. */
 #define NODES 5
 #define ENTRIES 40
 #define NET 96
@@ -413,8 +413,8 @@ struct member {
   struct log log, durable; /* durable: what a crash leaves */
   uint64_t promised, promised_to;
   bool up, leads, asks;
-  uint64_t epoch;          /* leads: this one */
-  unsigned acked[NODES];   /* of others, in this epoch */
+  uint64_t epoch;        /* leads: this one */
+  unsigned acked[NODES]; /* of others, in this epoch */
   unsigned committed;
   struct promotion p;
   uint64_t question[NODES]; /* id of the open one, per peer; 0: none */
@@ -442,7 +442,10 @@ static struct model {
   struct member node[NODES];
   struct letter net[NET];
   unsigned letters;
-  struct { uint32_t what; uint64_t epoch; } safe[4000]; /* acknowledged */
+  struct {
+    uint32_t what;
+    uint64_t epoch;
+  } safe[4000]; /* acknowledged */
   unsigned safes;
   struct begin begins[200];
   unsigned begun, refused;
@@ -505,7 +508,12 @@ static void drive(unsigned i) {
     if (!promotion_wants(&n->p, k, &what)) continue;
     promotion_asked(&n->p, k);
     n->question[k] = ++M.id;
-    post(&(struct letter){.kind = ASK, .from = i, .to = peer_of(i, k), .id = M.id, .what = what, .pos = end_of(&n->log),
+    post(&(struct letter){.kind = ASK,
+                          .from = i,
+                          .to = peer_of(i, k),
+                          .id = M.id,
+                          .what = what,
+                          .pos = end_of(&n->log),
                           .epoch = what == FENCE_PROMISE || what == FENCE_BEGUN ? promotion_epoch(&n->p) : 0});
   }
   if (promotion_next(&n->p) == PROMOTION_BEGIN) {
@@ -555,7 +563,8 @@ static void copied(struct member *n, const struct letter *l) {
   if (promotion_has_more(&end, &theirs) || (end.epoch == theirs.epoch && end.lsn > theirs.lsn)) return;
   n->log = l->log;
   if (rng_percent(&M.r, 70)) n->durable = n->log; /* else later, or never */
-  post(&(struct letter){.kind = ACK, .from = l->to, .to = l->from, .n = n->durable.n, .epoch = end_of(&n->durable).epoch});
+  post(&(struct letter){
+      .kind = ACK, .from = l->to, .to = l->from, .n = n->durable.n, .epoch = end_of(&n->durable).epoch});
 }
 
 static void acked(struct member *n, const struct letter *l) {
@@ -634,8 +643,11 @@ static void model_step(void) {
   case 8:
   case 9:
     if (n->leads && n->durable.n == n->log.n)
-      post(&(struct letter){.kind = COPY, .from = i, .to = peer_of(i, (unsigned)rng_below(&M.r, M.nodes - 1)),
-                            .epoch = n->epoch, .log = n->log});
+      post(&(struct letter){.kind = COPY,
+                            .from = i,
+                            .to = peer_of(i, (unsigned)rng_below(&M.r, M.nodes - 1)),
+                            .epoch = n->epoch,
+                            .log = n->log});
     break;
   default: deliver();
   }
@@ -663,8 +675,8 @@ START_TEST(no_two_candidates_ever_part_what_was_acknowledged) {
     for (unsigned i = 0, two = 0; i < M.nodes; i++) contested += M.node[i].leads && two++;
   }
   /* The model is worth something only if all of it happens. */
-  ck_assert_msg(begun > 5000 && safes > 20000 && refused > 1000 && contested > 10, "%u epochs, %u writes, %u refusals, %u rivals",
-                begun, safes, refused, contested);
+  ck_assert_msg(begun > 5000 && safes > 20000 && refused > 1000 && contested > 10,
+                "%u epochs, %u writes, %u refusals, %u rivals", begun, safes, refused, contested);
 }
 END_TEST
 
