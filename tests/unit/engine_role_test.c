@@ -915,7 +915,7 @@ START_TEST(the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off) 
   struct wal_pos shared = last_epoch(e).start;
   ck_assert_int_eq(engine_demote(e), DW_OK);
   await_answer(&hangs);
-  ck_assert_int_eq(engine_replica_truncate(e, &shared), DW_OK);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
   ck_assert_uint_lt(at(e).epoch, used);
   reopen(DW_PRIMARY); /* the operator's word */
   ck_assert_uint_gt(at(e).epoch, used);
