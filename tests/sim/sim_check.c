@@ -120,9 +120,16 @@ struct rec *check_applied(struct world *w, struct sim_node *n) {
   return r;
 }
 
+/* Whose history n is to take: the primary's, or that of a relay which follows somebody whose history is another. */
+static const struct sim_node *model_of(struct world *w, struct sim_node *n) {
+  const struct sim_node *p = roles_root(w, n), *up = n->upstream >= 0 ? &w->node[n->upstream] : NULL;
+  if (!p || p == n || !up || up == p || !up->tail || !p->tail) return p;
+  return model_before(w, up->tail, p->tail) ? p : up;
+}
+
 /* The follower's log became another one: it may only have dropped what its primary does not have. */
 static void log_replaced(struct world *w, struct sim_node *n, struct rec *to) {
-  struct sim_node *p = roles_root(w, n);
+  const struct sim_node *p = model_of(w, n);
   if (n->role != DW_FOLLOWER)
     world_violation(w, n, "append", "a primary's log ends at LSN %llu, written was LSN %llu", (ull)to->last_lsn,
                     (ull)n->tail->last_lsn);
@@ -147,7 +154,7 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
 }
 
 static void note_parting(struct world *w, struct sim_node *n) {
-  const struct sim_node *p = roles_root(w, n);
+  const struct sim_node *p = model_of(w, n);
   if (p && p != n && p->tail) n->cut_to = model_before(w, n->tail, p->tail) ? NULL : model_common(w, n->tail, p->tail);
 }
 
