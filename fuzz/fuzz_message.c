@@ -124,7 +124,8 @@ static void fenced(struct seen *x) {
   CHECK(m.verdict <= FENCE_REFUSED && m.node_id && strlen(m.primary) < MSG_ADDRESS_BYTES);
   CHECK(msg_put_fenced(&x->again, &x->s, &m) == DW_OK);
   const uint8_t *p = x->f->body;
-  bool plain = printable(p + 136, strnlen((const char *)p + 136, MSG_ADDRESS_BYTES)) && printable(p + 216, x->f->h.body_len - 216);
+  bool plain = printable(p + 136, strnlen((const char *)p + 136, MSG_ADDRESS_BYTES)) &&
+               printable(p + 216, x->f->h.body_len - 216);
   if (plain && !memchr(p + 216, 0, x->f->h.body_len - 216)) same(x);
 }
 
