@@ -39,6 +39,8 @@ void node_file_encode(const struct node_file *n, uint8_t out[NODE_FILE_BYTES]) {
   put_u64(out + 64, n->created_wall_ns);
   put_u64(out + 72, n->promised_epoch);
   put_u64(out + 80, n->promised_node);
+  put_u64(out + 88, n->own_epoch);
+  out[96] = n->follows;
   put_u64(out + 120, hash64(out, 120));
 }
 
@@ -52,8 +54,8 @@ int node_file_decode(const uint8_t *in, size_t n, struct node_file *node) {
     return dw_fail(DW_UNSUPPORTED, "format version %u, this program knows up to %u", get_u32(in + 8),
                    NODE_FILE_VERSION);
   if (n != NODE_FILE_BYTES || get_u32(in + 8) == 0) return dw_fail(DW_CORRUPT, "size or version is wrong");
-  bool reserved = get_u32(in + 60) != 0;
-  for (size_t i = 88; i < 120; i++) reserved |= in[i] != 0;
+  bool reserved = get_u32(in + 60) != 0 || in[96] > 1;
+  for (size_t i = 97; i < 120; i++) reserved |= in[i] != 0;
   if (reserved) return dw_fail(DW_CORRUPT, "reserved bytes are set");
   memcpy(node->cluster_id.b, in + 16, 16);
   memcpy(node->incarnation.b, in + 32, 16);
@@ -62,6 +64,8 @@ int node_file_decode(const uint8_t *in, size_t n, struct node_file *node) {
   node->created_wall_ns = get_u64(in + 64);
   node->promised_epoch = get_u64(in + 72);
   node->promised_node = get_u64(in + 80);
+  node->own_epoch = get_u64(in + 88);
+  node->follows = in[96] != 0;
   if (node->node_id == 0 || node->generation == 0) return dw_fail(DW_CORRUPT, "node id or generation is 0");
   if ((node->promised_epoch == 0) != (node->promised_node == 0))
     return dw_fail(DW_CORRUPT, "a promise without an epoch or without a node");

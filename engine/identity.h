@@ -30,6 +30,8 @@ struct node_file {
   uint64_t created_wall_ns;
   uint64_t promised_epoch; /* nothing below it is followed or acknowledged any more; 0: no promise */
   uint64_t promised_node;  /* whom it was promised to; 0 with no promise */
+  uint64_t own_epoch;      /* the last one begun by this directory, also if its record has left the log since; 0: none */
+  bool follows;            /* made as a follower, or told to follow, and has begun no epoch since */
 };
 
 void node_file_encode(const struct node_file *, uint8_t out[NODE_FILE_BYTES]);

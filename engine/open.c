@@ -87,6 +87,7 @@ static int open_directory(dw_engine *e) {
      * that we may not open is theirs to sync. */
     rc = env_sync_parent(e->env, e->dir);
     if (rc == DW_OK || there) rc = new_node(e);
+    e->node.follows = !is_primary(e);
   }
   if (rc) return rc;
   if (e->opt.node_id && e->opt.node_id != e->node.node_id)

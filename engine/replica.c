@@ -114,7 +114,8 @@ void apply_role_release(dw_engine *e) {
   pipeline_moved(e);
 }
 
-/* Is pos at or behind what is applied? Epoch records share LSNs, so the log has to say. The apply role held, not mu. */
+/* Is pos at or behind what is applied? Epoch records share LSNs, so the log has to say; one that is not in it is
+ * DW_NOT_FOUND. The apply role held, not mu. */
 static int check_unapplied(dw_engine *e, const struct wal_pos *pos) {
   if (pos->lsn > e->applied.lsn) return DW_OK;
   if (pos->lsn == e->applied.lsn) {
@@ -129,6 +130,12 @@ static int check_unapplied(dw_engine *e, const struct wal_pos *pos) {
     }
     wal_cursor_close(c);
     if (rc != DW_NOT_FOUND) return rc;
+    rc = wal_cursor_open(e->wal, pos, &c);
+    if (rc == DW_DIVERGED)
+      return dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is no boundary of this log", (unsigned long long)pos->lsn,
+                     (unsigned long long)pos->epoch);
+    if (rc) return rc;
+    wal_cursor_close(c);
   }
   return dw_fail(DW_DIVERGED, "asked to drop the log beyond LSN %llu, but LSN %llu is applied already",
                  (unsigned long long)pos->lsn, (unsigned long long)e->applied.lsn);

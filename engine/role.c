@@ -147,7 +147,8 @@ void engine_pause(dw_engine *e, uint64_t until_ns, bool *writing) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-/* Who began the last epoch of this log; 0: unknown, its record was trimmed or can't be read here (then opening says why). */
+/* Who began the last epoch of this log; 0: unknown, its record was trimmed or can't be read here (then opening says
+ * why). */
 static int last_owner(dw_engine *e, uint64_t epoch, uint64_t *owner) {
   struct wal_cursor *c;
   struct wal_block *b;
@@ -168,24 +169,49 @@ static int last_owner(dw_engine *e, uint64_t epoch, uint64_t *owner) {
 }
 
 /* Where the cluster's nodes are named a role can change while a node is down, or have changed while it ran: so the
- * configured one is for a new directory only, and whoever began the last epoch is primary. Without peers the operator's word
- * counts, as it always did. */
+ * configured one is for a new directory only, and whoever began the last epoch is primary. Not if it follows since: its
+ * log may end in an epoch of its own that it is only catching up with, even one of a directory before it that was lost.
+ * And not if it has promised itself a newer one: it was a candidate then, and has begun nothing. Without peers the
+ * operator's word counts, as it always did. */
 int role_decide(dw_engine *e, const struct wal_recovery *rec) {
   uint64_t owner;
   if (!e->opt.peers || rec->end.epoch == 0 || (e->opt.stay_follower && !is_primary(e))) return DW_OK;
   int rc = last_owner(e, rec->end.epoch, &owner);
   if (rc || owner == 0) return rc;
-  bool primary = owner == e->node.node_id;
+  bool candidate = e->node.promised_epoch > rec->end.epoch && e->node.promised_node == e->node.node_id;
+  bool primary = owner == e->node.node_id && !candidate && !e->node.follows;
   if (primary == is_primary(e)) return DW_OK;
   engine_log(e, DW_LOG_WARN, "opens as %s, whatever the settings say: epoch %llu was begun by %s",
-             primary ? "primary" : "a follower", (ull)rec->end.epoch, primary ? "this node" : "another one");
+             primary ? "primary" : "a follower", (ull)rec->end.epoch,
+             owner != e->node.node_id ? "another one"
+             : candidate              ? "this node, which has asked for a newer one since and did not begin it"
+             : primary                ? "this node"
+                                      : "this node, which follows since then");
   atomic_store(&e->role, primary ? DW_PRIMARY : DW_FOLLOWER);
   return DW_OK;
 }
 
+/* Durable before the epoch begins: its number is taken. And before a primary follows. Without mu. */
+static int save_role(dw_engine *e, uint64_t own_epoch, bool follows) {
+  pthread_mutex_lock(&e->node_mu);
+  pthread_mutex_lock(&e->mu);
+  struct node_file node = e->node;
+  pthread_mutex_unlock(&e->mu);
+  if (own_epoch) node.own_epoch = own_epoch;
+  node.follows = follows;
+  int rc = node_file_save(e->env, e->dir, &node);
+  if (rc == DW_OK) {
+    pthread_mutex_lock(&e->mu);
+    e->node = node;
+    pthread_mutex_unlock(&e->mu);
+  }
+  pthread_mutex_unlock(&e->node_mu);
+  return rc;
+}
+
 int role_open(dw_engine *e, const struct wal_recovery *rec) {
   const struct epoch_list *known = &e->epochs;
-  uint64_t last = epochs_last(e), epoch = last + 1;
+  uint64_t last = epochs_last(e), epoch = (e->node.own_epoch > last ? e->node.own_epoch : last) + 1;
   uint32_t reason = EPOCH_OPENED;
   bool ours = known->count == 0 || known->records[known->count - 1].node_id == e->node.node_id;
   if (e->node.promised_epoch > last && e->node.promised_node != e->node.node_id) {
@@ -203,7 +229,8 @@ int role_open(dw_engine *e, const struct wal_recovery *rec) {
     if (rc) return rc;
     epoch = epoch_next_term(e->node.promised_epoch > last ? e->node.promised_epoch : last, draw);
   }
-  return epoch_start(e, epoch, reason, e->gate.commit);
+  int rc = save_role(e, epoch, false);
+  return rc ? rc : epoch_start(e, epoch, reason, e->gate.commit);
 }
 
 /* ---- promotion and demotion ------------------------------------------------------------------ */
@@ -251,6 +278,7 @@ static int check_promotion(dw_engine *e, uint64_t epoch) {
 /* The apply role held, not mu: nobody else touches the gate of a follower without a stream. */
 static int begin_epoch(dw_engine *e, uint64_t epoch) {
   int rc = wal_sync(e->wal, NULL);
+  if (rc == DW_OK) rc = save_role(e, epoch, false);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
   gate_restart(e);
@@ -328,6 +356,7 @@ int engine_demote(dw_engine *e) {
     pthread_mutex_unlock(&e->mu);
     return dw_fail(DW_LOCKED, "a step of the engine is under way: try again");
   }
+  const dw_lsn shown = atomic_load(&e->commit_lsn);
   e->fenced = true; /* whoever is logging just now answers its group so */
   atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   pipeline_fail_all(e, DW_FENCED, "this node becomes a follower", &done);
@@ -338,6 +367,17 @@ int engine_demote(dw_engine *e) {
     e->moved_waiters--;
   }
   apply_role_take(e);
+  pthread_mutex_unlock(&e->mu);
+  int rc = save_role(e, 0, true); /* nothing is queued and nothing logged meanwhile: it is fenced */
+  pthread_mutex_lock(&e->mu);
+  if (rc) { /* then it goes on as what it was */
+    e->fenced = e->node.promised_epoch > e->epoch;
+    if (!e->fenced) atomic_store_explicit(&e->commit_lsn, shown, memory_order_release);
+    apply_role_release(e);
+    pthread_mutex_unlock(&e->mu);
+    pipeline_wake(&done);
+    return rc;
+  }
   gate_restart(e);
   atomic_store_explicit(&e->fresh_as_of, UINT64_MAX, memory_order_release);
   atomic_store(&e->role, DW_FOLLOWER);

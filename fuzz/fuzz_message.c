@@ -109,6 +109,26 @@ static void fetch(struct seen *x) {
   if (x->again.len == MSG_HEADER_BYTES + x->f->h.body_len) same(x); /* a longer one is of a later version */
 }
 
+static void fence(struct seen *x) {
+  struct msg_fence m;
+  if (msg_get_fence(x->f, &m)) return;
+  CHECK(m.what <= FENCE_PAUSE && m.node_id && m.id && strlen(m.address) < MSG_ADDRESS_BYTES);
+  CHECK(msg_put_fence(&x->again, &x->s, &m) == DW_OK);
+  bool plain = printable(x->f->body + 48, strnlen((const char *)x->f->body + 48, MSG_ADDRESS_BYTES));
+  if (plain && x->again.len == MSG_HEADER_BYTES + x->f->h.body_len) same(x); /* a longer one is of a later version */
+}
+
+static void fenced(struct seen *x) {
+  struct msg_fenced m;
+  if (msg_get_fenced(x->f, &m)) return;
+  CHECK(m.verdict <= FENCE_REFUSED && m.node_id && strlen(m.primary) < MSG_ADDRESS_BYTES);
+  CHECK(msg_put_fenced(&x->again, &x->s, &m) == DW_OK);
+  const uint8_t *p = x->f->body;
+  bool plain = printable(p + 136, strnlen((const char *)p + 136, MSG_ADDRESS_BYTES)) &&
+               printable(p + 216, x->f->h.body_len - 216);
+  if (plain && !memchr(p + 216, 0, x->f->h.body_len - 216)) same(x);
+}
+
 static void chunk(struct seen *x) {
   struct msg_ckpt_chunk m;
   uint8_t head[MSG_HEADER_BYTES + MSG_CHUNK_PREFIX_BYTES];
@@ -195,6 +215,8 @@ static void look(const struct frame *f) {
   case MSG_CKPT_CHUNK: chunk(&x); break;
   case MSG_FETCH: fetch(&x); break;
   case MSG_FETCHED: fetched(&x); break;
+  case MSG_FENCE: fence(&x); break;
+  case MSG_FENCED: fenced(&x); break;
   case MSG_MEMBERS: members(&x); break;
   case MSG_PACKED: packed(&x); break;
   default: small(&x);

@@ -272,7 +272,7 @@ static void drive(struct talk *t) {
       break;
     case SHIP_FENCE: {
       struct msg_fenced told = {.verdict = FENCE_TOLD, .role = DW_PRIMARY, .has_data = true, .durable = t->log.end};
-      CHECK(a.fence->node_id && (a.fence->what == FENCE_ASK) == (a.fence->epoch == 0));
+      CHECK(a.fence->node_id && (a.fence->what == FENCE_ASK || a.fence->what == FENCE_PAUSE) == (a.fence->epoch == 0));
       shipper_fence_answer(t->ship, &told, t->now);
       break;
     }

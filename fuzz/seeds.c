@@ -280,6 +280,32 @@ static void one_message(unsigned type, struct buf *b, const struct msg_sender *s
                                            .from = pos,
                                            .upto = 12});
     break;
+  case MSG_FENCE:
+    rc = msg_put_fence(b, s,
+                       &(struct msg_fence){.version_min = 1,
+                                           .version_max = 1,
+                                           .what = FENCE_PROMISE,
+                                           .cluster_id = id,
+                                           .node_id = 7,
+                                           .id = 3,
+                                           .epoch = 5,
+                                           .address = "a:1",
+                                           .durable = pos});
+    break;
+  case MSG_FENCED:
+    rc = msg_put_fenced(b, s,
+                        &(struct msg_fenced){.version = 1,
+                                             .verdict = FENCE_REFUSED,
+                                             .has_data = true,
+                                             .cluster_id = id,
+                                             .node_id = 7,
+                                             .id = 3,
+                                             .promised_epoch = 6,
+                                             .promised_node = 8,
+                                             .durable = pos,
+                                             .primary = "b:2",
+                                             .text = "no"});
+    break;
   case MSG_FETCHED: {
     uint8_t head[MSG_HEADER_BYTES + MSG_FETCHED_PREFIX_BYTES];
     msg_fetched_head(s, &(struct msg_fetched){.version = 1, .id = 1, .cluster_id = id}, 0, head);

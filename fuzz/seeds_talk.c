@@ -68,6 +68,14 @@ static const struct row fetcher_rows[] = {
     STEPS("pieces", "\000\000\001\010\001\004\002\005\003\314"),
 };
 
+/* 0 question: ask; 1 how: an answer; 203: the end. */
+static const struct row fencer_rows[] = {
+    STEPS("answered", "\000\000\001\001\000\000\001\001\007\000\000\000\001\004"),
+    STEPS("forged", "\000\000\001\001\040\002\220"),
+    STEPS("pieces", "\000\002\001\005\000\000\000\001\020\003"),
+    STEPS("stale", "\000\000\001\001\100\002\313"),
+};
+
 /* With a STATE that an earlier transfer left. */
 static void checkpoint_state(void) {
   struct ckpt_manifest m = {.id = {{1, 0}}, .pos = {.lsn = 5}};
@@ -99,6 +107,7 @@ void seeds_talk(void) {
   checkpoint_state();
   rows("checkpoint", checkpoint_rows, sizeof checkpoint_rows / sizeof *checkpoint_rows);
   rows("shipper", shipper_rows, sizeof shipper_rows / sizeof *shipper_rows);
+  rows("fencer", fencer_rows, sizeof fencer_rows / sizeof *fencer_rows);
   rows("fetcher", fetcher_rows, sizeof fetcher_rows / sizeof *fetcher_rows);
   rows("receiver", receiver_rows, sizeof receiver_rows / sizeof *receiver_rows);
 }

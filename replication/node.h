@@ -211,6 +211,7 @@ struct node {
   struct follow *follow; /* NULL: no primary */
   char primary[DW_ADDRESS_BYTES]; /* whom it follows, or followed before it became primary; "": nobody */
   struct role_change role_change; /* node_role.c's */
+  uint64_t resume_ns;             /* not before that is it tried again to follow `primary` */
   uint64_t hands_over_to;         /* node id; its epoch's beginning makes us follow it */
   bool alone;                     /* it was told to follow nobody */
   struct look *look;              /* node_look.c's; NULL: no peers are named */

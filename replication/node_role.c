@@ -15,6 +15,8 @@
 #include "replication/node.h"
 #include "wal/base/status.h"
 
+#define ROLE_RESUME_NS 1000000000ull /* between attempts to follow that fail here, not at the other end */
+
 /* ---- the asker's side: any thread -------------------------------------------------------------- */
 
 int role_begin(struct node *n, struct role_request *r) {
@@ -116,8 +118,9 @@ void role_resume(struct node *n) {
   if (follow_create(n) == DW_OK) return;
   char why[300];
   dw_error_copy(why, sizeof why);
-  engine_log(n->e, DW_LOG_ERROR, "can't follow %s: %s", n->primary, why);
+  engine_log(n->e, DW_LOG_ERROR, "can't follow %s just now: %s", n->primary, why);
   follow_destroy(n);
+  n->resume_ns = node_now(n) + ROLE_RESUME_NS;
 }
 
 static void demote_run(void *arg) { /* worker */
@@ -136,11 +139,8 @@ static void follow_now(struct node *n) {
   n->rejoin = c->rejoin;
   n->alone = !n->primary[0];
   engine_log(n->e, DW_LOG_INFO, "follows %s from now on", n->primary[0] ? n->primary : "nobody");
-  role_resume(n);
-  if (n->primary[0] && !n->follow)
-    role_answer(n, DW_NO_MEMORY, "can't follow: the log says why");
-  else
-    role_answer(n, DW_OK, "");
+  role_resume(n); /* or again later: it is no more to the asker than a primary that can't be reached */
+  role_answer(n, DW_OK, "");
 }
 
 static void demote_done(void *arg) {
@@ -241,6 +241,7 @@ bool role_stream_ended(struct node *n) {
 void role_pump(struct node *n, uint64_t now_ns) {
   struct role_change *c = &n->role_change;
   if (!busy(n)) take_request(n, now_ns);
+  if (!busy(n) && now_ns >= n->resume_ns) role_resume(n); /* what was in the way, a full disk, may be gone */
   if (c->job) return;
   if (n->stopping && (c->step == ROLE_ENDING_STREAM || c->step == ROLE_DEMOTING)) {
     role_answer(n, DW_CLOSED, "the engine is closing");

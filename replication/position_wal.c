@@ -29,6 +29,9 @@ int position_decide_wal(struct wal *wal, const struct wal_pos *oldest, const str
 }
 
 int position_older_wal(struct wal *wal, const struct wal_pos *pos, struct wal_pos *at) {
+  /* Of the same epoch this log may hold a shorter part than the other: histories part inside of it. */
+  int rc = wal_boundary_at_most(wal, pos->epoch, pos->lsn, at);
+  if (rc || at->lsn != pos->lsn || at->epoch != pos->epoch) return rc;
   if (pos->epoch == 0) return dw_fail(DW_NOT_FOUND, "no epoch before the first");
   return wal_boundary_at_most(wal, pos->epoch - 1, pos->lsn, at);
 }

@@ -138,6 +138,15 @@ static void begin_draining(struct promotion *p) {
     fail(p, DW_NOT_FOUND, "no primary answers that could hand over%s", missing);
     return;
   }
+  /* Nobody can hand over what a newer primary has written: not an old one that has come back and knows of nothing. */
+  uint64_t newest = p->self.durable.epoch;
+  for (size_t i = 0; i < p->cfg.peers; i++)
+    if (p->peer[i].answered && p->peer[i].last.durable.epoch > newest) newest = p->peer[i].last.durable.epoch;
+  if (p->peer[found].last.durable.epoch < newest) {
+    fail(p, DW_NOT_FOUND, "node %llu is a primary of epoch %llu, but epoch %llu has begun since: it can't hand over",
+         (ull)p->peer[found].last.node_id, (ull)p->peer[found].last.durable.epoch, (ull)newest);
+    return;
+  }
   p->primary = found;
   p->phase = PROMOTING_DRAINING;
   p->peer[found].asked = p->peer[found].answered = false;
@@ -187,7 +196,10 @@ static void asked_around(struct promotion *p) {
 static void collected(struct promotion *p) {
   char missing[300];
   size_t need = promotion_need(&p->cfg), have = count(p, FENCE_PROMISED) + 1;
-  if (have >= need) {
+  const struct promotion_peer *from = &p->peer[p->primary];
+  /* Who hands over is fenced before we begin: its pause runs out, and what it acknowledged after that would be lost. */
+  bool fenced = !p->cfg.handover || (from->answered && from->last.verdict == FENCE_PROMISED);
+  if (have >= need && fenced) {
     p->phase = PROMOTING_BEGINNING;
     return;
   }
@@ -203,7 +215,8 @@ static void collected(struct promotion *p) {
        beaten ? DW_FENCED
        : late ? DW_TIMEOUT
               : DW_NOT_ENOUGH_FOLLOWERS,
-       "%zu of %zu promises for epoch %llu%s", have, need, (ull)p->epoch, missing);
+       "%zu of %zu promises for epoch %llu%s%s", have, need, (ull)p->epoch,
+       fenced ? "" : ", but not the primary's that was to hand over", missing);
 }
 
 static void advance(struct promotion *p) {
@@ -312,8 +325,9 @@ uint64_t promotion_epoch(const struct promotion *p) {
 
 uint64_t promotion_next_tick(const struct promotion *p) {
   if (p->phase == PROMOTING_ASKING) return p->start_ns + p->cfg.timeout_ns / 2;
-  if (p->phase == PROMOTING_DRAINING) return p->pause_ns;
-  return p->phase == PROMOTING_PROMISING ? p->start_ns + p->cfg.timeout_ns : UINT64_MAX;
+  uint64_t end = p->start_ns + p->cfg.timeout_ns;
+  if (p->phase == PROMOTING_DRAINING) return p->peer[p->primary].answered && p->pause_ns < end ? p->pause_ns : end;
+  return p->phase == PROMOTING_PROMISING ? end : UINT64_MAX;
 }
 
 int promotion_error(const struct promotion *p, const char **text) {

@@ -7,7 +7,9 @@
  *   sim_plan.c       what a seed draws: topology, settings, rates
  *   sim_workload.c   writers and readers
  *   sim_faults.c     crashes, power cuts, wipes, partitions, and the operator who clears up
+ *   sim_roles.c      promotions, handovers, nodes pointed elsewhere, and the operator's part in them
  *   sim_model.c      what was written: every block ever made, as a tree of histories
+ *   sim_epochs.c     who began which epoch, and what a promotion must not lose
  *   sim_check.c      the invariants
  *
  * Nodes are production code from the WAL up to the drivers (replication/node*.c); only libuv's transport is replaced.
@@ -37,16 +39,18 @@ struct plan {
   unsigned nodes; /* with the primary */
   int upstream[SIM_NODES];
   dw_options opt;
-  uint64_t run_ns;        /* faults and load go on so long */
-  uint64_t write_gap_ns;  /* between writes, on average */
+  uint64_t run_ns;       /* faults and load go on so long */
+  uint64_t write_gap_ns; /* between writes, on average */
   uint64_t read_gap_ns;
   uint32_t value_max, batch_max, burst;
-  uint32_t big_ppm;       /* values larger than a segment */
-  uint32_t default_pct;   /* writes that say nothing */
-  uint32_t delay_ns_max;  /* network */
+  uint32_t big_ppm;      /* values larger than a segment */
+  uint32_t default_pct;  /* writes that say nothing */
+  uint32_t delay_ns_max; /* network */
   uint32_t job_ns_max, step_ns_max, pause_pct;
-  uint64_t fault_gap_ns;  /* between events of sim_faults.c; 0: none */
+  uint64_t fault_gap_ns; /* between events of sim_faults.c; 0: none */
   bool crashes, power, wipes, partitions, cuts, disk_errors, full, rot, stalls, wall_jumps, failover;
+  bool promotions; /* sim_roles.c */
+  uint64_t role_gap_ns;
   struct disk_rates rates; /* while disk errors are on */
 };
 void plan_draw(struct world *);
@@ -63,8 +67,9 @@ struct rec {
   uint64_t epoch;
   uint32_t depth, branch, commits, life; /* life: node_life of the primary that made it */
   struct block_need need;
-  struct wreq **who; /* per commit */
+  struct wreq **who;                  /* per commit */
   uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
+  uint16_t kept; /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
   bool committed;
   uint32_t state[SIM_KEYS]; /* value ids after it; 0: no such key */
 };
@@ -84,7 +89,7 @@ struct wreq {
   struct sim_op op[8];
   unsigned ops;
   bool has_put;
-  bool lost; /* acknowledged, then lost by a primary that had not promised more */
+  bool lost; /* acknowledged, then lost by a primary that had not promised more and went on */
   enum wreq_state state;
   dw_lsn lsn;
   struct rec *rec;
@@ -101,13 +106,33 @@ bool model_before(const struct world *, const struct rec *a, const struct rec *b
 struct rec *model_common(const struct world *, struct rec *a, struct rec *b);
 uint32_t model_value_new(struct world *, uint32_t bytes);
 void model_value_bytes(const struct world *, uint32_t value, uint8_t *out);
-void model_request(struct world *, struct wreq *); /* hashes and remembers it */
+void model_request(struct world *, struct wreq *);              /* hashes and remembers it */
 void model_mark(struct rec *, size_t offset_of_mask, int node); /* it and what is before it */
+void model_holds(struct rec *, int node);                       /* it is written in this node's log */
+void model_lets_go(struct world *, struct rec *tail, const struct rec *upto, int node); /* behind upto; NULL: all */
+void model_lost_unsynced(struct sim_node *); /* the log ends where it was synced */
 /* Watchers of a node's log files, see sim_disk.h; ctx: struct sim_node. */
 void model_attempt(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
 void model_wrote(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
 void model_synced(void *ctx, struct inode *);
 void model_gone(void *ctx, struct inode *);
+
+/* ---- epochs ----------------------------------------------------------------------------------- */
+
+struct begun {
+  uint64_t epoch, at;
+  struct rec *rec;
+  uint32_t reason;
+  int node;
+  int from; /* handed over by this node; -1: not */
+};
+/* A block that begins an epoch is about to be written for the first time. */
+void epochs_begun(struct world *, struct sim_node *, struct rec *, uint32_t reason);
+const struct begun *epochs_find(const struct world *, uint64_t epoch);
+void epochs_acked(struct world *, struct sim_node *, const struct wreq *); /* answered OK just now */
+/* This node's log gives up what is not before `to`. */
+void epochs_dropped(struct world *, struct sim_node *, struct rec *tail, const struct rec *to);
+void epochs_reopened(struct world *, struct sim_node *); /* a primary that goes on with what its disk has */
 
 /* ---- nodes ------------------------------------------------------------------------------------ */
 
@@ -121,8 +146,8 @@ struct sim_iter {
 struct sim_strong {
   struct sim_strong *next;
   struct strong_wait wait;
-  uint64_t until_ns; /* true time */
-  struct rec *goal;  /* the primary's commit when it began */
+  uint64_t until_ns, began_ns; /* true time */
+  struct rec *goal;            /* the primary's commit when it began */
 };
 
 struct sim_node {
@@ -132,24 +157,26 @@ struct sim_node {
   enum node_state state;
   dw_role role;
   int upstream; /* -1: none */
-  char listen[16], primary[16];
+  char listen[16], primary[16], peers[64];
   dw_engine *e;
   struct transport *t;
-  uint32_t life;      /* events of an earlier one are void */
-  unsigned on_stack;  /* its code is running below us */
-  bool in_sync; /* others run while it waits for its disk: of its own, only what does not wait for that, too */
+  uint32_t life;     /* events of an earlier one are void */
+  unsigned on_stack; /* its code is running below us */
+  bool in_sync;      /* others run while it waits for its disk: of its own, only what does not wait for that, too */
   bool in_engine, in_job, step_due, cutting; /* cutting: the crash under way is a power cut */
   uint64_t step_at_ns;
 
-  int32_t rate_ppm;   /* of the monotonic clock */
+  int32_t rate_ppm; /* of the monotonic clock */
   uint64_t boot_ns, mono_base;
   int64_t wall_off_ns;
 
   /* ground truth, from the disk */
   struct rec *tail, *durable;
   struct inode *tail_inode;
+  struct rec *cut_to; /* it follows a primary that does not have the tail: so far it may be cut */
   bool damaged;       /* bytes have rotted since it was last made good */
   uint64_t stall_ns;  /* its threads do not run until then */
+  uint64_t freeze_ns; /* the whole process does not, as after SIGSTOP */
   uint32_t wipes;
 
   /* as last seen */
@@ -157,6 +184,14 @@ struct sim_node {
   uint64_t semi_unacked; /* commits of this life without the acks that semi-sync asks for */
   uint64_t refused_ns, failed_ns, down_ns;
   unsigned open_failures;
+
+  /* its role: as last seen, and what somebody has asked of it */
+  uint64_t promised, forgot; /* epochs: promised; promised and lost with the disk */
+  uint64_t role_ns;          /* since when it has its role */
+  bool fenced;
+  bool asking;
+  struct role_request ask;
+  uint64_t ask_ns, ask_limit_ns, astray_ns, astray_wait_ns;
 
   struct sim_iter *iters;
   struct sim_strong *strongs;
@@ -173,13 +208,16 @@ struct event {
 };
 
 struct sim_stats {
-  uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked, doubt,
-      not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
+  uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked,
+      doubt, not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
+  uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes,
+      refollows, guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
 };
 
 struct committed_at {
   uint64_t at;
   struct rec *rec;
+  int by; /* node */
 };
 
 struct link;
@@ -187,14 +225,16 @@ struct link;
 struct world {
   uint64_t seed, now, step;
   struct plan plan;
-  struct rng r_plan, r_net, r_sched, r_work, r_fault;
+  struct rng r_plan, r_net, r_sched, r_work, r_fault, r_role;
   struct event *heap;
   size_t heap_n, heap_cap;
   uint64_t seq;
   struct sim_node node[SIM_NODES];
-  int primary;
-  bool healing;      /* no faults any more */
-  bool rot_reported; /* a node that is up has said that it met damage */
+  int primary;                         /* the newest that the operator knows of */
+  uint64_t primary_epoch, headless_ns; /* headless: since when nobody could serve */
+  uint64_t topology_ns;                /* when a node last changed its role, or whom it follows */
+  bool healing;                        /* no faults any more */
+  bool rot_reported;                   /* a node that is up has said that it met damage */
   uint64_t heal_ns;
   unsigned pause_depth;
 
@@ -213,6 +253,8 @@ struct world {
   uint32_t values_n, values_cap;
   struct committed_at *history;
   size_t history_n, history_cap;
+  struct begun *begun;
+  size_t begun_n, begun_cap;
 
   bool trace, quiet;
   uint64_t trace_hash;
@@ -250,7 +292,8 @@ bool net_cut_one(struct world *); /* some connection breaks at any byte */
 
 /* sim_workload.c */
 void workload_start(struct world *);
-void workload_node_gone(struct world *, struct sim_node *); /* iterators and strong reads end, pending writes are in doubt */
+void workload_node_gone(struct world *,
+                        struct sim_node *); /* iterators and strong reads end, pending writes are in doubt */
 void workload_poll(struct world *, struct sim_node *);
 bool workload_idle(const struct world *);
 
@@ -259,6 +302,22 @@ void faults_start(struct world *);
 void faults_open_failed(struct world *, struct sim_node *, int rc, const char *why);
 void faults_operate(struct world *); /* the operator looks at all nodes */
 void faults_end(struct world *);
+void faults_wipe(struct world *, struct sim_node *);
+void faults_disk(struct world *, struct sim_node *, bool full); /* errors for a while */
+
+/* sim_roles.c */
+void roles_start(struct world *);
+void roles_operate(struct world *);
+void roles_look(struct world *, struct sim_node *); /* takes in its role, its promise and whom it follows */
+void roles_poll(struct world *, struct sim_node *); /* is what was asked of it done? */
+void roles_gone(struct sim_node *);
+void roles_primary_lost(struct world *);
+dw_role roles_configured(struct world *, const struct sim_node *); /* what its settings say when it starts */
+void roles_wiped(struct world *, struct sim_node *);
+bool roles_may_wipe(const struct world *, const struct sim_node *);
+/* Is this the newest primary, so that who has something else may be wiped? */
+bool roles_newest(const struct world *, const struct sim_node *);
+struct sim_node *roles_root(struct world *, struct sim_node *); /* the primary above it (or itself); NULL: none */
 
 /* sim_check.c */
 void check_opened(struct world *, struct sim_node *);

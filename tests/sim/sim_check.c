@@ -15,10 +15,6 @@
 
 typedef unsigned long long ull;
 
-static struct sim_node *primary_of(struct world *w) {
-  return &w->node[w->primary];
-}
-
 static struct rec *need_rec(struct world *w, struct sim_node *n, const struct wal_pos *pos, const char *what) {
   struct rec *r = model_find(w, &pos->chain);
   if (!r || r->last_lsn != pos->lsn)
@@ -55,7 +51,9 @@ static void check_commit(struct world *w, struct sim_node *n, struct rec *r) {
                     (ull)r->last_lsn);
   if (need.mode == DW_ASYNC) return;
   uint8_t level = need.ack == DW_ACK_RECEIVED ? DW_ACK_RECEIVED : DW_ACK_DURABLE;
-  unsigned have = holders(w, r, level, n->idx);
+  /* A tail that was taken over counts where this primary's own epoch is durable: docs/decisions/0007. */
+  const struct begun *mine = r->epoch < n->tail->epoch ? epochs_find(w, n->tail->epoch) : NULL;
+  unsigned have = mine ? holders(w, mine->rec, DW_ACK_DURABLE, n->idx) : holders(w, r, level, n->idx);
   if (have >= need.acks) return;
   if (need.mode == DW_SYNC)
     world_violation(w, n, "commit acks", "LSN %llu is committed with %u followers %s, it asked for %u",
@@ -64,12 +62,12 @@ static void check_commit(struct world *w, struct sim_node *n, struct rec *r) {
   n->semi_unacked += r->commits;
 }
 
-static void note_history(struct world *w, struct rec *r) {
+static void note_history(struct world *w, struct rec *r, int by) {
   if (w->history_n == w->history_cap) {
     w->history_cap = w->history_cap ? 2 * w->history_cap : 256;
     w->history = realloc(w->history, w->history_cap * sizeof *w->history);
   }
-  w->history[w->history_n++] = (struct committed_at){w->now, r};
+  w->history[w->history_n++] = (struct committed_at){w->now, r, by};
 }
 
 /* The primary's commit_lsn has moved to `to`. */
@@ -89,7 +87,7 @@ static void commit_moved(struct world *w, struct sim_node *n, struct rec *to) {
     if (r->commits) check_commit(w, n, r);
   }
   free(stack);
-  note_history(w, to);
+  note_history(w, to, n->idx);
   dw_status s;
   dw_status_get(n->e, &s);
   if (n->semi_unacked > s.degraded_commits)
@@ -122,19 +120,27 @@ struct rec *check_applied(struct world *w, struct sim_node *n) {
   return r;
 }
 
+/* Whose history n is to take: the primary's, or that of a relay which follows somebody whose history is another. */
+static const struct sim_node *model_of(struct world *w, struct sim_node *n) {
+  const struct sim_node *p = roles_root(w, n), *up = n->upstream >= 0 ? &w->node[n->upstream] : NULL;
+  if (!p || p == n || !up || up == p || !up->tail || !p->tail) return p;
+  return model_before(w, up->tail, p->tail) ? p : up;
+}
+
 /* The follower's log became another one: it may only have dropped what its primary does not have. */
 static void log_replaced(struct world *w, struct sim_node *n, struct rec *to) {
-  struct sim_node *p = primary_of(w);
+  const struct sim_node *p = model_of(w, n);
   if (n->role != DW_FOLLOWER)
     world_violation(w, n, "append", "a primary's log ends at LSN %llu, written was LSN %llu", (ull)to->last_lsn,
                     (ull)n->tail->last_lsn);
-  if (n->tail && !model_before(w, n->tail, to) && p->tail && model_before(w, n->tail, p->tail) &&
+  if (n->tail && !model_before(w, n->tail, to) && p && p->tail && model_before(w, n->tail, p->tail) &&
       model_common(w, to, p->tail) == to)
     world_violation(w, n, "truncation", "it dropped LSN %llu to %llu, which the primary has", (ull)to->last_lsn + 1,
                     (ull)n->tail->last_lsn);
+  epochs_dropped(w, n, n->tail, to);
   n->tail = n->durable = to;
   model_mark(to, offsetof(struct rec, durable), n->idx);
-  model_mark(to, offsetof(struct rec, written), n->idx);
+  model_holds(to, n->idx);
 }
 
 static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
@@ -142,17 +148,25 @@ static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
   if (!commit || commit->last_lsn != lsn)
     world_violation(w, n, "a block commits as a whole", "commit_lsn %llu is no boundary", (ull)lsn);
   if (commit == n->commit || (n->commit && n->commit->last_lsn == lsn)) return;
+  if (n->commit && n->fenced) world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
   n->commit = commit;
   commit_moved(w, n, commit);
+}
+
+static void note_parting(struct world *w, struct sim_node *n) {
+  const struct sim_node *p = model_of(w, n);
+  if (p && p != n && p->tail) n->cut_to = model_before(w, n->tail, p->tail) ? NULL : model_common(w, n->tail, p->tail);
 }
 
 void check_node(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   if (!node_up(n)) return;
+  roles_look(w, n);
   engine_positions(n->e, &p);
   if (hash128_zero(&p.tail.chain)) return; /* a follower that has met nobody yet */
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
   if (tail != n->tail) log_replaced(w, n, tail);
+  note_parting(w, n);
   if (p.durable_lsn > (n->durable ? n->durable->last_lsn : 0))
     world_violation(w, n, "durable is durable", "it says durable LSN %llu, its disk has synced LSN %llu",
                     (ull)p.durable_lsn, n->durable ? (ull)n->durable->last_lsn : 0ull);
@@ -170,11 +184,9 @@ static struct rec *certain(struct sim_node *n) {
   return n->tail; /* node_reap: after a power cut what was durable, after a crash what was written */
 }
 
-/* It died while it dropped a tail that the primary does not have. */
-static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *had, struct rec *tail) {
-  struct sim_node *p = primary_of(w);
-  return n->role == DW_FOLLOWER && model_before(w, tail, had) && p->tail && !model_before(w, had, p->tail) &&
-         model_before(w, model_common(w, had, p->tail), tail);
+/* It died while it dropped a tail that the primary does not have, or while a checkpoint took its place. */
+static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *tail) {
+  return n->cut_to && model_before(w, n->cut_to, tail);
 }
 
 void check_opened(struct world *w, struct sim_node *n) {
@@ -183,28 +195,30 @@ void check_opened(struct world *w, struct sim_node *n) {
   struct rec *had = certain(n);
   n->applied = n->commit = NULL;
   n->semi_unacked = 0;
+  n->fenced = false;
+  roles_look(w, n);
   if (hash128_zero(&p.tail.chain)) {
     if (had)
       world_violation(w, n, "durable stays", "LSN %llu was on this disk, the directory is empty", (ull)had->last_lsn);
     return;
   }
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
-  if (had && !model_before(w, had, tail) && !was_cutting(w, n, had, tail))
+  if (had && !model_before(w, had, tail) && !was_cutting(w, n, tail))
     world_violation(w, n, "durable stays",
                     "LSN %llu epoch %llu was %s, after the restart the log ends at LSN %llu epoch %llu",
                     (ull)had->last_lsn, (ull)had->epoch, had == n->durable ? "synced" : "written", (ull)tail->last_lsn,
                     (ull)tail->epoch);
+  if (had) epochs_dropped(w, n, had, tail);
   n->tail = n->durable = tail;
   n->tail_inode = NULL;
-  model_mark(tail, offsetof(struct rec, written), n->idx);
+  model_holds(tail, n->idx);
   model_mark(tail, offsetof(struct rec, durable), n->idx);
   for (const struct rec *r = tail; r && !r->committed; r = r->parent)
     for (uint32_t i = 0; i < r->commits; i++)
       if (r->who[i]->state == WRITE_NOT_DONE && r->who[i]->has_put)
         world_violation(w, n, "certainly not done", "write %u was answered so, and LSN %llu holds it after a restart",
                         r->who[i]->id, (ull)r->first_lsn + i);
-  if (n->role == DW_PRIMARY)
-    for (struct wreq *q = w->reqs; q; q = q->next) q->lost |= q->state == WRITE_OK && !model_before(w, q->rec, tail);
+  if (n->role == DW_PRIMARY && !p.fenced) epochs_reopened(w, n);
   world_trace(w, n, "up: log to LSN %llu epoch %llu, commit %llu, applied %llu", (ull)p.tail.lsn, (ull)p.epoch,
               (ull)p.commit_lsn, (ull)p.applied.lsn);
   check_node(w, n);
@@ -216,6 +230,13 @@ static void check_ok(struct world *w, struct sim_node *n, struct wreq *q) {
   struct engine_positions p;
   engine_positions(n->e, &p);
   struct rec *r = at_lsn(n->tail, q->lsn);
+  if (n->role_ns > q->at_ns) { /* answered as a primary, heard when it is none any more */
+    if (!q->rec || q->lsn < q->rec->first_lsn || q->lsn > q->rec->last_lsn || !q->rec->committed)
+      world_violation(w, n, "acked is committed", "write %u was answered OK under LSN %llu, which is not", q->id,
+                      (ull)q->lsn);
+    epochs_acked(w, n, q);
+    return;
+  }
   if (!r || !r->commits || q->lsn < r->first_lsn)
     world_violation(w, n, "acked is logged", "write %u was answered OK under LSN %llu, which is not in the log", q->id,
                     (ull)q->lsn);
@@ -232,6 +253,7 @@ static void check_ok(struct world *w, struct sim_node *n, struct wreq *q) {
   if (need.mode == DW_SYNC && need.ack == DW_ACK_APPLIED && holders(w, r, DW_ACK_APPLIED, n->idx) < need.acks)
     world_violation(w, n, "applied acks", "LSN %llu is answered, %u followers have applied it, %u were asked for",
                     (ull)q->lsn, holders(w, r, DW_ACK_APPLIED, n->idx), need.acks);
+  epochs_acked(w, n, q);
 }
 
 void check_answer(struct world *w, struct wreq *q, int rc, dw_lsn lsn) {
@@ -246,7 +268,8 @@ void check_answer(struct world *w, struct wreq *q, int rc, dw_lsn lsn) {
     break;
   case DW_TIMEOUT:
   case DW_IO:
-  case DW_CLOSED: q->state = lsn ? WRITE_DOUBT : WRITE_NOT_DONE; break;
+  case DW_CLOSED:
+  case DW_FENCED: q->state = lsn ? WRITE_DOUBT : WRITE_NOT_DONE; break;
   case DW_NO_SPACE:
   case DW_NOT_ENOUGH_FOLLOWERS:
   case DW_NO_MEMORY: q->state = WRITE_NOT_DONE; break;
@@ -262,6 +285,7 @@ void check_pending(struct world *w) {
     struct sim_node *n = &w->node[q->node];
     if (q->state != WRITE_PENDING || !node_up(n) || n->life != q->life) continue;
     uint32_t timeout = q->wo.timeout_ms ? q->wo.timeout_ms : w->plan.opt.ack_timeout_ms;
+    if (n->freeze_ns && n->freeze_ns + timeout * MS + LATE_NS > w->now) continue; /* it could not answer */
     if (node_mono(n) > q->at_mono + timeout * MS + LATE_NS)
       world_violation(w, n, "every write is answered", "write %u has waited %.3f s, its time-out is %u ms", q->id,
                       (double)(node_mono(n) - q->at_mono) / 1e9, timeout);
@@ -302,18 +326,19 @@ void check_iterator(struct world *w, struct sim_node *n, dw_iter *it, const stru
 /* ---- the end --------------------------------------------------------------------------------- */
 
 bool check_converged(struct world *w) {
-  struct sim_node *p = primary_of(w);
-  if (!node_up(p) || !p->tail) return false;
+  struct sim_node *p = &w->node[w->primary];
+  if (!node_up(p) || !p->tail || p->role != DW_PRIMARY || p->fenced) return false;
   struct engine_positions pos, mine;
   dw_status s;
   engine_positions(p->e, &pos);
   if (pos.commit_lsn != pos.tail.lsn || pos.applied.lsn != pos.tail.lsn) return false;
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     struct sim_node *n = &w->node[i];
-    if (!node_up(n)) return false;
+    if (!node_up(n) || n->asking) return false;
     dw_status_get(n->e, &s);
     if (s.failed) return false; /* the operator will reopen it */
     if (n == p) continue;
+    if (n->role != DW_FOLLOWER) return false;
     engine_positions(n->e, &mine);
     if (mine.applied.lsn != pos.tail.lsn || s.primary_state != DW_PEER_STREAMING) return false;
     if (!hash128_eq(&mine.tail.chain, &pos.tail.chain)) return false;

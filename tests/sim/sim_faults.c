@@ -20,21 +20,23 @@ static void power_cut(struct world *w, struct sim_node *n) {
     node_kill(w, n, true);
   } else if (n->state == NODE_DOWN) {
     disk_power_cut(n->disk);
-    n->tail = n->durable;
+    model_lost_unsynced(n);
     n->boot_ns = w->now;
     w->st.power_cuts++;
     world_trace(w, n, "power cut while it is down");
   }
 }
 
-static void wipe(struct world *w, struct sim_node *n) {
-  if (n->on_stack) return;
+void faults_wipe(struct world *w, struct sim_node *n) {
+  if (n->on_stack || !roles_may_wipe(w, n)) return;
   if (node_up(n)) node_kill(w, n, rng_percent(&w->r_fault, 50));
   if (n->state != NODE_DOWN) return;
   world_trace(w, n, "its disk is lost, it gets a new one");
   disk_wipe(n->disk);
+  roles_wiped(w, n);
   n->tail = n->durable = n->applied = n->commit = NULL;
   n->tail_inode = NULL;
+  n->cut_to = NULL;
   n->damaged = false;
   n->wipes++;
   w->st.wipes++;
@@ -53,7 +55,7 @@ static void errors_end_any(struct world *w, struct sim_node *none, void *arg) {
   errors_end(w, arg, NULL);
 }
 
-static void disk_errors(struct world *w, struct sim_node *n, bool full) {
+void faults_disk(struct world *w, struct sim_node *n, bool full) {
   struct disk_rates *r = disk_rates(n->disk);
   if (full)
     r->full = true;
@@ -82,53 +84,6 @@ static void partition(struct world *w) {
   if (both) w->blocked_until[b][a] = until;
   w->st.partitions++;
   world_trace(w, NULL, "n%u %s n%u is silent for %.3f s", a, both ? "<->" : "->", b, (double)(until - w->now) / 1e9);
-}
-
-/* ---- failover -------------------------------------------------------------------------------- */
-
-/* The primary's disk is lost for good. The operator takes the follower whose log is longest, opens it as a primary, and
- * points the others to it. What was acknowledged in sync mode and stands durable on some disk that is left must be
- * there. */
-static void failover(struct world *w) {
-  struct sim_node *old = &w->node[w->primary], *best = NULL;
-  for (unsigned i = 0; i < w->plan.nodes; i++) {
-    struct sim_node *n = &w->node[i];
-    if (n->state == NODE_OPENING || n->state == NODE_CLOSING || n->on_stack || n->damaged) return;
-  }
-  for (unsigned i = 0; i < w->plan.nodes; i++) {
-    if ((int)i == w->primary) continue;
-    struct sim_node *n = &w->node[i];
-    node_stop_cleanly(w, n);
-    bool better = n->tail && (!best || n->tail->epoch > best->tail->epoch ||
-                              (n->tail->epoch == best->tail->epoch && n->tail->last_lsn > best->tail->last_lsn));
-    if (better) best = n;
-  }
-  if (!best || best->tail->last_lsn == 0) return;
-  world_trace(w, old, "is lost; the operator promotes n%d", best->idx);
-  wipe(w, old);
-  if (old->state != NODE_DOWN) return;
-  for (const struct wreq *q = w->reqs; q; q = q->next) {
-    if (q->state != WRITE_OK || q->lost || q->rec->need.mode != DW_SYNC || q->rec->need.ack == DW_ACK_RECEIVED)
-      continue;
-    bool held = false;
-    for (unsigned i = 0; i < w->plan.nodes; i++) {
-      const struct sim_node *n = &w->node[i];
-      held |= n->durable && model_before(w, q->rec, n->durable);
-    }
-    if (held && !model_before(w, q->rec, best->tail))
-      world_violation(w, best, "sync survives the primary",
-                      "write %u, LSN %llu, stands on a disk that is left, but not in the longest log", q->id,
-                      (ull)q->lsn);
-  }
-  w->primary = best->idx;
-  best->role = DW_PRIMARY;
-  for (unsigned i = 0; i < w->plan.nodes; i++) {
-    struct sim_node *n = &w->node[i];
-    if (n == best) continue;
-    n->role = DW_FOLLOWER;
-    n->upstream = best->idx;
-  }
-  w->st.failovers++;
 }
 
 /* ---- the clock of faults --------------------------------------------------------------------- */
@@ -166,10 +121,10 @@ static void fault_event(struct world *w, struct sim_node *none, void *arg) {
     if (p->partitions) partition(w);
     break;
   case 9:
-    if (p->disk_errors) disk_errors(w, n, false);
+    if (p->disk_errors) faults_disk(w, n, false);
     break;
   case 10:
-    if (p->full) disk_errors(w, n, true);
+    if (p->full) faults_disk(w, n, true);
     break;
   case 11:
     if (p->rot) rot(w, n);
@@ -179,8 +134,8 @@ static void fault_event(struct world *w, struct sim_node *none, void *arg) {
     if (p->stalls) n->stall_ns = w->now + rng_skewed(&w->r_fault, 1 * MS, 1 * SEC);
     break;
   default:
-    if (p->wipes && n->role == DW_FOLLOWER && rng_percent(&w->r_fault, 30)) wipe(w, n);
-    if (p->failover && rng_percent(&w->r_fault, 30)) failover(w);
+    if (p->wipes && n->role == DW_FOLLOWER && rng_percent(&w->r_fault, 30)) faults_wipe(w, n);
+    if (p->failover && rng_percent(&w->r_fault, 30)) roles_primary_lost(w);
   }
   world_at(w, w->now + rng_skewed(&w->r_fault, 1000, 4 * p->fault_gap_ns), NULL, fault_event, NULL);
 }
@@ -202,7 +157,7 @@ void faults_start(struct world *w) {
 void faults_open_failed(struct world *w, struct sim_node *n, int rc, const char *why) {
   n->open_failures++;
   if (disk_lost_pages(n->disk))
-    n->tail = n->durable; /* a failed fdatasync takes what was not synced, here as anywhere */
+    model_lost_unsynced(n); /* a failed fdatasync takes what was not synced, here as anywhere */
   if (rc == DW_CORRUPT || rc == DW_DIVERGED) {
     bool lost = disk_lost_pages(n->disk);
     if (!n->damaged && !lost) world_violation(w, n, "no false alarm", "nothing was damaged, but: %s", why);
@@ -213,7 +168,7 @@ void faults_open_failed(struct world *w, struct sim_node *n, int rc, const char 
       world_trace(w, n, "the operator reboots");
       disk_power_cut(n->disk);
       disk_forget_lost(n->disk);
-      n->tail = n->durable;
+      model_lost_unsynced(n);
     }
     return;
   }
@@ -223,7 +178,9 @@ void faults_open_failed(struct world *w, struct sim_node *n, int rc, const char 
 
 static void look_at_refused(struct world *w, struct sim_node *n, const dw_status *s) {
   const struct sim_node *p = &w->node[w->primary];
-  if (s->primary_state != DW_PEER_REFUSED || !n->applied || !p->tail || n->on_stack) {
+  bool refused = s->primary_state == DW_PEER_REFUSED && n->applied && p->tail && !n->on_stack;
+  if (refused && w->plan.promotions) refused = !n->asking && roles_root(w, n) == p && roles_newest(w, p);
+  if (!refused) {
     n->refused_ns = 0;
     return;
   }
@@ -232,7 +189,7 @@ static void look_at_refused(struct world *w, struct sim_node *n, const dw_status
   if (model_before(w, n->applied, p->tail)) return; /* not diverged: it must come back by itself */
   w->st.refusals++;
   world_trace(w, n, "was refused: it has applied what the primary lost; it is wiped");
-  wipe(w, n);
+  faults_wipe(w, n);
 }
 
 static void operate(struct world *w, struct sim_node *n) {
@@ -264,6 +221,7 @@ static void operate(struct world *w, struct sim_node *n) {
 void faults_operate(struct world *w) {
   for (unsigned i = 0; i < w->plan.nodes; i++) operate(w, &w->node[i]);
   w->rot_reported = false;
+  roles_operate(w);
 }
 
 void faults_end(struct world *w) {
@@ -273,6 +231,6 @@ void faults_end(struct world *w) {
     errors_end(w, n, NULL);
     disk_kill_after(n->disk, 0);
     n->cutting = false;
-    n->stall_ns = 0;
+    n->stall_ns = n->freeze_ns = 0;
   }
 }

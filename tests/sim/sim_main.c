@@ -87,6 +87,12 @@ static void report(const struct sim_stats *s, double took) {
          "damage reported %llu\n",
          (ull)s->crashes, (ull)s->power_cuts, (ull)s->wipes, (ull)s->failovers, (ull)s->restarts, (ull)s->faults,
          (ull)s->rots, (ull)s->repairs);
+  printf("promotions %llu of %llu that were asked for, handovers %llu of %llu, epochs begun %llu (forced %llu); "
+         "fencings %llu, "
+         "primaries demoted %llu, frozen %llu, pointed elsewhere %llu; sync writes that a promotion had to have %llu, "
+         "lost 0\n",
+         (ull)s->promotions, (ull)s->promotions_asked, (ull)s->handovers, (ull)s->handovers_asked, (ull)s->begun,
+         (ull)s->forced, (ull)s->fencings, (ull)s->demotions, (ull)s->freezes, (ull)s->refollows, (ull)s->guarded);
   printf("connections cut %llu, partitions %llu, bytes sent %.1f MB; followers refused as diverged %llu\n",
          (ull)s->cuts, (ull)s->partitions, (double)s->bytes_sent / 1e6, (ull)s->refusals);
   printf("writes %llu: OK %llu, in doubt %llu, not done %llu; blocks %llu; reads %llu (stale %llu), iterators %llu\n",

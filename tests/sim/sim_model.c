@@ -49,6 +49,7 @@ void model_free(struct world *w) {
   free(w->values);
   free(w->history);
   free(w->branch_fork);
+  free(w->begun);
 }
 
 static unsigned slot_of(const struct hash128 *h) {
@@ -104,6 +105,21 @@ void model_mark(struct rec *r, size_t offset_of_mask, int node) {
     if (*mask & (1u << node)) return;
     *mask = (uint16_t)(*mask | (1u << node));
   }
+}
+
+void model_holds(struct rec *r, int node) {
+  model_mark(r, offsetof(struct rec, written), node);
+  model_mark(r, offsetof(struct rec, kept), node);
+}
+
+void model_lets_go(struct world *w, struct rec *tail, const struct rec *upto, int node) {
+  for (struct rec *r = tail; r && !(upto && model_before(w, r, upto)); r = r->parent)
+    r->kept = (uint16_t)(r->kept & ~(1u << node));
+}
+
+void model_lost_unsynced(struct sim_node *n) {
+  model_lets_go(n->w, n->tail, n->durable, n->idx);
+  n->tail = n->durable;
 }
 
 /* ---- requests and values --------------------------------------------------------------------- */
@@ -210,9 +226,10 @@ static struct rec *meet(struct sim_node *n, const uint8_t *bytes, size_t room, s
     return r;
   }
   if (!parent) world_violation(w, n, "same history", "LSN %llu stands behind nothing", (unsigned long long)h.first_lsn);
-  if (n->role != DW_PRIMARY)
-    world_violation(w, n, "same history", "a follower writes LSN %llu, which no primary ever made",
-                    (unsigned long long)h.first_lsn);
+  const struct begun *begun = h.kind == BLOCK_EPOCH ? NULL : epochs_find(w, h.epoch);
+  if (h.kind == BLOCK_COMMITS && (!begun || begun->node != n->idx))
+    world_violation(w, n, "same history", "it writes LSN %llu of epoch %llu, which is not its own and nobody ever made",
+                    (unsigned long long)h.first_lsn, (unsigned long long)h.epoch);
   if (!block_chain_ok(bytes, &parent->chain) || h.first_lsn != parent->last_lsn + 1)
     world_violation(w, n, "same history", "block of LSN %llu does not follow LSN %llu", (unsigned long long)h.first_lsn,
                     (unsigned long long)parent->last_lsn);
@@ -224,13 +241,20 @@ static struct rec *meet(struct sim_node *n, const uint8_t *bytes, size_t room, s
   r->commits = h.commit_count;
   r->need = h.need;
   r->life = node_life(n);
-  for (const struct rec *p = parent; p && p->last_lsn == parent->last_lsn; p = p->parent)
-    if (h.epoch < p->epoch) world_violation(w, n, "epoch", "it goes back at LSN %llu", (unsigned long long)h.first_lsn);
+  if (h.epoch < parent->epoch)
+    world_violation(w, n, "epoch", "it goes back at LSN %llu", (unsigned long long)h.first_lsn);
   for (const struct rec *s = r->sibling; s; s = s->sibling)
     if (s->commits && r->commits && s->epoch == r->epoch && s->written)
       world_violation(w, n, "an LSN is used once", "LSN %llu of epoch %llu is written again, with another block",
                       (unsigned long long)r->first_lsn, (unsigned long long)r->epoch);
   w->st.blocks++;
+  if (h.kind == BLOCK_EPOCH) {
+    struct epoch_record e;
+    if (epoch_record_decode(bytes + WAL_BLOCK_HEADER_BYTES, h.stored_bytes, &e) || e.epoch != h.epoch ||
+        e.node_id != (uint64_t)n->idx + 1)
+      world_violation(w, n, "block", "an epoch record that is not valid is written");
+    epochs_begun(w, n, r, e.reason);
+  }
   if (h.kind == BLOCK_COMMITS) {
     struct wal_block *b;
     if (wal_block_parse(bytes, block_total_bytes(&h), &b))
@@ -353,7 +377,7 @@ static void walk_write(struct sim_node *n, struct inode *i, uint64_t off, const 
                     (unsigned long long)n->tail->last_lsn);
   n->tail = tail;
   n->tail_inode = i;
-  model_mark(tail, offsetof(struct rec, written), n->idx);
+  model_holds(tail, n->idx);
 }
 
 void model_attempt(void *ctx, struct inode *i, uint64_t off, const struct iovec *iov, int n) {

@@ -72,6 +72,7 @@ struct job {
 struct transport {
   struct world *w;
   struct sim_node *n;
+  struct node *owner;
   struct transport_events ev;
   bool started, finished, listening, in_turn, again, dying;
   uint64_t turn_ns; /* planned; UINT64_MAX: none */
@@ -287,7 +288,9 @@ static void turn_event(struct world *w, struct sim_node *n, void *arg) {
   struct transport *t = arg;
   if (t->turn_ns > w->now) return;
   t->turn_ns = UINT64_MAX;
-  if (t->in_turn || (n->in_sync && n->role == DW_FOLLOWER) || n->stall_ns > w->now) {
+  /* A follower's loop syncs itself; the record of an epoch is synced by a job. */
+  bool syncs = n->in_sync && n->role == DW_FOLLOWER && !(n->in_job && t->owner->candidate);
+  if (t->in_turn || syncs || n->stall_ns > w->now) {
     turn_at(t, n->stall_ns > w->now ? n->stall_ns : w->now + 20000);
     return;
   }
@@ -300,6 +303,7 @@ static void turn_event(struct world *w, struct sim_node *n, void *arg) {
   node_kick(w, n);
   check_node(w, n);
   workload_poll(w, n);
+  roles_poll(w, n);
 }
 
 /* ---- transport_uv.h: life -------------------------------------------------------------------- */
@@ -308,7 +312,7 @@ int transport_create(const struct transport_events *ev, struct transport **out) 
   struct node *owner = ev->ctx;
   struct sim_node *n = (struct sim_node *)owner->opt->log_arg; /* whose process this is */
   struct transport *t = calloc(1, sizeof *t);
-  *t = (struct transport){.w = n->w, .n = n, .ev = *ev, .turn_ns = UINT64_MAX, .timer_ns = UINT64_MAX};
+  *t = (struct transport){.w = n->w, .n = n, .owner = owner, .ev = *ev, .turn_ns = UINT64_MAX, .timer_ns = UINT64_MAX};
   n->t = t;
   *out = t;
   return DW_OK;
@@ -388,8 +392,8 @@ void transport_destroy(struct transport *t) {
 
 static void job_event(struct world *w, struct sim_node *n, void *arg) {
   struct job *j = arg;
-  if (n->in_engine || n->in_job || n->in_sync) {
-    world_at(w, w->now + 50000, n, job_event, j);
+  if (n->in_engine || n->in_job || n->in_sync || n->freeze_ns > w->now) {
+    world_at(w, n->freeze_ns > w->now ? n->freeze_ns : w->now + 50000, n, job_event, j);
     return;
   }
   if (!j->ran) {

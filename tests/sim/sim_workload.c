@@ -85,8 +85,17 @@ static void prune(struct world *w) {
       at = &(*at)->next_pending;
 }
 
+/* Mostly the newest primary; some clients have not heard, and talk to whoever says that he is one. */
+static struct sim_node *write_target(struct world *w) {
+  if (w->plan.promotions && rng_percent(&w->r_work, 25)) {
+    struct sim_node *n = &w->node[rng_below(&w->r_work, w->plan.nodes)];
+    if (node_up(n) && n->role == DW_PRIMARY) return n;
+  }
+  return &w->node[w->primary];
+}
+
 static void write_event(struct world *w, struct sim_node *none, void *arg) {
-  struct sim_node *n = &w->node[w->primary];
+  struct sim_node *n = write_target(w);
   (void)none, (void)arg;
   if (w->healing) return;
   prune(w);
@@ -117,16 +126,23 @@ static void compare(struct world *w, struct sim_node *n, const struct rec *at, u
   free(want);
 }
 
-/* What the primary had committed at true time `at`. */
-static struct rec *committed_at(const struct world *w, uint64_t at) {
-  for (size_t i = w->history_n; i-- > 0;)
-    if (w->history[i].at <= at) return w->history[i].rec;
+/* What had been committed at true time `at`, as far as n can know: by the primary that it follows, or before that one
+ * began its epoch. Of what a newer primary commits, one that has not heard of it can know nothing. */
+static struct rec *committed_at(struct world *w, struct sim_node *n, uint64_t at) {
+  const struct sim_node *p = roles_root(w, n);
+  const struct begun *b = p && p->tail ? epochs_find(w, p->tail->epoch) : NULL;
+  if (!b) return NULL;
+  for (size_t i = w->history_n; i-- > 0;) {
+    const struct committed_at *c = &w->history[i];
+    if (c->at <= at && (c->by == p->idx || c->at < b->at) && model_before(w, c->rec, p->tail)) return c->rec;
+  }
   return NULL;
 }
 
 /* `must` is to be visible at n, unless the primary itself has lost it (which other invariants judge). */
 static void must_see(struct world *w, struct sim_node *n, struct rec *must, const struct rec *at, const char *what) {
-  const struct sim_node *p = &w->node[w->primary];
+  const struct sim_node *p = roles_root(w, n);
+  if (!p) return;
   while (must && !must->commits) must = must->parent; /* an epoch record is nothing to see */
   if (!must || (at && model_before(w, must, at))) return;
   if (p->tail && !model_before(w, must, p->tail)) return;
@@ -142,6 +158,9 @@ static void read_key(struct world *w, struct sim_node *n, const dw_read_options 
   int klen = snprintf(key, sizeof key, "k%02u", k);
   int rc = dw_get(n->e, ro, key, (size_t)klen, &got);
   w->st.reads++;
+  if (n->fenced && ro && (ro->consistency == DW_BOUNDED || ro->consistency == DW_STRONG) && rc != DW_STALE)
+    world_violation(w, n, "fenced", "a fenced primary answers a %s read: %s",
+                    ro->consistency == DW_BOUNDED ? "bounded" : "strong", dw_rc_name(rc));
   if (rc == DW_STALE) {
     w->st.stale++;
     return;
@@ -156,7 +175,9 @@ static void read_key(struct world *w, struct sim_node *n, const dw_read_options 
 static void read_bounded(struct world *w, struct sim_node *n) {
   dw_read_options ro = {.consistency = DW_BOUNDED, .max_staleness_ms = rng_skewed(&w->r_work, 1, 3000)};
   uint64_t bound = (uint64_t)((__int128)ro.max_staleness_ms * MS * 1000000 / (1000000 + n->rate_ppm)) + 1000;
-  read_key(w, n, &ro, committed_at(w, w->now - bound), "bounded staleness");
+  uint64_t at = w->now - bound;
+  struct rec *must = w->topology_ns && w->topology_ns >= at ? NULL : committed_at(w, n, at);
+  read_key(w, n, &ro, must, "bounded staleness");
 }
 
 static void read_session(struct world *w, struct sim_node *n) {
@@ -164,15 +185,15 @@ static void read_session(struct world *w, struct sim_node *n) {
   for (uint64_t skip = rng_below(&w->r_work, 8); q && (q->state != WRITE_OK || skip); q = q->next) skip -= skip > 0;
   if (!q) return;
   /* A follower that has applied what the primary lost knows LSNs of another history: docs/simulation.md. */
-  const struct sim_node *p = &w->node[w->primary];
-  if (q->lost || !p->tail || (n->applied && !model_before(w, n->applied, p->tail))) return;
+  const struct sim_node *p = roles_root(w, n);
+  if (q->lost || !p || !p->tail || (n->applied && !model_before(w, n->applied, p->tail))) return;
   dw_read_options ro = {.consistency = DW_SESSION, .min_lsn = q->lsn};
   read_key(w, n, &ro, q->rec, "session token");
 }
 
 static void read_strong(struct world *w, struct sim_node *n) {
   if (n->role == DW_PRIMARY) {
-    read_key(w, n, &(dw_read_options){.consistency = DW_STRONG}, committed_at(w, w->now), "strong read");
+    read_key(w, n, &(dw_read_options){.consistency = DW_STRONG}, committed_at(w, n, w->now), "strong read");
     return;
   }
   if (!node_driver(n)) return;
@@ -181,7 +202,8 @@ static void read_strong(struct world *w, struct sim_node *n) {
     free(s);
     return;
   }
-  s->goal = committed_at(w, w->now);
+  s->goal = committed_at(w, n, w->now);
+  s->began_ns = w->now;
   s->until_ns = w->now + rng_between(&w->r_work, 20 * MS, 2 * SEC);
   s->next = n->strongs;
   n->strongs = s;
@@ -198,7 +220,8 @@ void workload_poll(struct world *w, struct sim_node *n) {
       at = &s->next;
       continue;
     }
-    if (reached) read_key(w, n, &(dw_read_options){.consistency = DW_SESSION, .min_lsn = lsn}, s->goal, "strong read");
+    struct rec *goal = w->topology_ns && w->topology_ns >= s->began_ns ? NULL : s->goal;
+    if (reached) read_key(w, n, &(dw_read_options){.consistency = DW_SESSION, .min_lsn = lsn}, goal, "strong read");
     strong_end(node_driver(n), &s->wait);
     *at = s->next;
     free(s);
@@ -231,7 +254,7 @@ static void iterate(struct world *w, struct sim_node *n) {
 static void read_event(struct world *w, struct sim_node *none, void *arg) {
   struct sim_node *n = &w->node[rng_below(&w->r_work, w->plan.nodes)];
   (void)none, (void)arg;
-  if (node_up(n)) {
+  if (node_up(n) && n->freeze_ns <= w->now) {
     switch (rng_below(&w->r_work, 6)) {
     case 0: read_key(w, n, NULL, NULL, "eventual"); break;
     case 1:

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "replication/node.h"
 #include "wal/base/status.h"
 
 const char *sim_label = "";
@@ -211,14 +212,18 @@ static void engine_event(struct world *w, struct sim_node *n, void *arg) {
 void node_start(struct world *w, struct sim_node *n) {
   dw_options o = w->plan.opt;
   if (n->state != NODE_DOWN) return;
-  o.role = n->role;
+  o.role = roles_configured(w, n);
   o.node_id = (uint64_t)n->idx + 1;
   o.log = log_line;
   o.log_arg = n;
   snprintf(n->listen, sizeof n->listen, "n%d:7400", n->idx);
   snprintf(n->primary, sizeof n->primary, "n%d:7400", n->upstream);
+  n->peers[0] = '\0';
+  for (unsigned i = 0; i < w->plan.nodes; i++)
+    snprintf(n->peers + strlen(n->peers), sizeof n->peers - strlen(n->peers), "%sn%u:7400", i ? "," : "", i);
+  o.peers = n->peers;
   o.listen = n->listen;
-  o.primary = n->role == DW_FOLLOWER ? n->primary : NULL;
+  o.primary = o.role == DW_FOLLOWER && n->upstream >= 0 ? n->primary : NULL;
   struct engine_config config = {.env = disk_boot(n->disk), .store = store_mem(), .threads = false};
   n->state = NODE_OPENING;
   n->life++;
@@ -226,7 +231,7 @@ void node_start(struct world *w, struct sim_node *n) {
   if (!w->healing && w->plan.crashes && rng_percent(&w->r_fault, 15))
     disk_kill_after(n->disk, (uint32_t)rng_skewed(&w->r_fault, 1, 400));
   n->on_stack++;
-  world_trace(w, n, "starts as %s", n->role == DW_PRIMARY ? "primary" : "follower");
+  world_trace(w, n, "starts as %s", o.role == DW_PRIMARY ? "primary" : "follower");
   int rc = node_open_engine(SIM_DIR, &o, &config, &n->e);
   n->on_stack--;
   w->st.restarts++;
@@ -253,6 +258,7 @@ void node_start(struct world *w, struct sim_node *n) {
 
 static void gone(struct world *w, struct sim_node *n) {
   workload_node_gone(w, n);
+  roles_gone(n);
   n->state = NODE_CLOSING;
   n->life++;
 }
@@ -274,13 +280,13 @@ void node_reap(struct world *w, struct sim_node *n) {
   if (n->cutting) {
     disk_power_cut(n->disk);
     w->st.power_cuts++;
-    n->tail = n->durable; /* what is certain */
+    model_lost_unsynced(n); /* what is left is certain */
     n->boot_ns = w->now;
     n->mono_base = rng_between(&w->r_fault, 5, 100) * SEC;
     n->wall_off_ns += (int64_t)rng_below(&w->r_fault, 2 * SEC) - (int64_t)SEC;
   } else {
     w->st.crashes++;
-    if (disk_lost_pages(n->disk)) n->tail = n->durable;
+    if (disk_lost_pages(n->disk)) model_lost_unsynced(n);
   }
   n->cutting = false;
 }
@@ -304,7 +310,7 @@ void node_stop_cleanly(struct world *w, struct sim_node *n) {
   n->state = NODE_DOWN;
   n->life++;
   n->down_ns = w->now;
-  if (disk_lost_pages(n->disk)) n->tail = n->durable;
+  if (disk_lost_pages(n->disk)) model_lost_unsynced(n);
   disk_release(n->disk);
 }
 
@@ -317,6 +323,7 @@ static void world_make(struct world *w, uint64_t seed, bool trace) {
   w->r_sched = rng_make(seed, 12);
   w->r_work = rng_make(seed, 13);
   w->r_fault = rng_make(seed, 14);
+  w->r_role = rng_make(seed, 15);
   w->now = 1000 * SEC;
   plan_draw(w);
   model_init(w);
@@ -358,6 +365,7 @@ void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum
   for (unsigned i = 0; i < w->plan.nodes; i++) node_start(w, &w->node[i]);
   workload_start(w);
   faults_start(w);
+  roles_start(w);
   uint64_t end = w->now + w->plan.run_ns;
   while (w->now < end && w->heap_n) run_one(w);
 

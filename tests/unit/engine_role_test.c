@@ -849,6 +849,92 @@ START_TEST(a_fenced_primary_that_becomes_a_follower_takes_another_ones_blocks) {
 }
 END_TEST
 
+START_TEST(a_node_that_catches_up_with_an_epoch_of_its_own_past_stays_a_follower) {
+  options.peers = "other:1";
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  dw_engine *lost = e;
+  dw_options o = options;
+  o.role = DW_FOLLOWER;
+  o.node_id = 22;
+  struct engine_config c = {.env = env_posix(), .threads = true, .store = store_mem()};
+  ck_assert_int_eq(engine_open(source_dir, &o, &c, &source), DW_OK);
+  e = source;
+  ck_assert_int_eq(feed(lost), DW_OK);
+  engine_close(lost);
+  ck_assert_int_eq(env_remove_tree(env_posix(), dir), DW_OK); /* its disk is lost; node 22 knows all that it wrote */
+  open_node(DW_FOLLOWER);
+  ck_assert_int_eq(feed(source), DW_OK);
+  uint64_t epoch = at(e).epoch;
+  for (int settings = DW_PRIMARY; settings <= DW_FOLLOWER; settings++) {
+    reopen((dw_role)settings);
+    ck_assert_int_eq(status().role, DW_FOLLOWER); /* the record of the epoch is its namesake's */
+    ck_assert_uint_eq(at(e).epoch, epoch);
+  }
+}
+END_TEST
+
+START_TEST(a_primary_that_was_told_to_follow_opens_as_a_follower) {
+  options.peers = "other:1";
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  reopen(DW_FOLLOWER);
+  ck_assert_int_eq(status().role, DW_PRIMARY); /* by its history, whatever the settings say */
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+  reopen(DW_PRIMARY);
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_int_eq(engine_promote(e, promise_self()), DW_OK);
+  reopen(DW_FOLLOWER);
+  ck_assert_int_eq(status().role, DW_PRIMARY);
+}
+END_TEST
+
+START_TEST(a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens) {
+  options.peers = "other:1";
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+  uint64_t epoch = promise_self(); /* and no more: it dies */
+  uint64_t before = at(e).epoch;
+  reopen(DW_PRIMARY);
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_uint_eq(promised().epoch, epoch);
+  ck_assert_uint_eq(at(e).epoch, before);
+}
+END_TEST
+
+START_TEST(the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off) {
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  reopen(DW_PRIMARY);
+  uint64_t used = at(e).epoch;
+  acks_to(e, 1, 0);
+  struct answer hangs = {0};
+  ck_assert_int_eq(put_async(&sync1, "hangs", &hangs), DW_OK);
+  await_lsn(written, 2);
+  struct wal_pos shared = last_epoch(e).start;
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+  await_answer(&hangs);
+  ck_assert_int_eq(engine_replica_truncate(e, &(struct engine_parting){.at = shared}), DW_OK);
+  ck_assert_uint_lt(at(e).epoch, used);
+  reopen(DW_PRIMARY); /* the operator's word */
+  ck_assert_uint_gt(at(e).epoch, used);
+}
+END_TEST
+
+START_TEST(a_primary_that_can_not_note_that_it_follows_goes_on) {
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_IO, false);
+  ck_assert_int_eq(engine_demote(e), DW_IO);
+  ck_assert_int_eq(status().role, DW_PRIMARY);
+  put(e, &async, "second");
+  ck_assert(has("second"));
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+}
+END_TEST
+
 static void await_waiter(void) {
   for (unsigned waiters = 0; !waiters; usleep(1000)) {
     pthread_mutex_lock(&e->mu);
@@ -912,6 +998,11 @@ int main(void) {
   tcase_add_test(t, a_primary_demoted_with_writes_in_doubt_drops_them_for_another_history);
   tcase_add_test(t, a_fenced_primary_that_becomes_a_follower_takes_another_ones_blocks);
   tcase_add_test(t, whoever_waits_for_an_lsn_of_a_demoted_primary_never_gets_anothers_ok);
+  tcase_add_test(t, a_node_that_catches_up_with_an_epoch_of_its_own_past_stays_a_follower);
+  tcase_add_test(t, a_primary_that_was_told_to_follow_opens_as_a_follower);
+  tcase_add_test(t, a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens);
+  tcase_add_test(t, the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off);
+  tcase_add_test(t, a_primary_that_can_not_note_that_it_follows_goes_on);
   suite_add_tcase(s, t);
   return check_main(s);
 }
