@@ -161,11 +161,15 @@ static void trim_log(dw_engine *e, dw_lsn persisted, const struct wal_segment_in
                                                           .retain_ns = e->opt.retain_ms * 1000000ull,
                                                           .now_ns = mono_ns(e)});
   dw_lsn oldest;
-  if (trim >= segments[0].last_lsn && trim && wal_trim(e->wal, trim, &oldest) != DW_OK) {
-    char why[200];
-    dw_error_copy(why, sizeof why);
-    engine_log(e, DW_LOG_WARN, "trimming the log: %s", why);
+  if (!trim || trim < segments[0].last_lsn) return;
+  if (wal_trim(e->wal, trim, &oldest) == DW_OK) {
+    e->trim_failed = false;
+    return;
   }
+  char why[300];
+  dw_error_copy(why, sizeof why);
+  if (!e->trim_failed) engine_log(e, DW_LOG_WARN, "trimming the log, will be tried again: %s", why);
+  e->trim_failed = true;
 }
 
 /* Log that only waits for the store to persist it is bounded: past this, the store is asked to flush. */

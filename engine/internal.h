@@ -193,7 +193,7 @@ struct dw_engine {
   pthread_t thread[5];
   unsigned thread_count;
   uint64_t last_sync_ns, last_poll_ns; /* the maint thread's */
-  bool flush_failed, prepare_failed;   /* said so already; the maint thread's */
+  bool flush_failed, prepare_failed, trim_failed; /* said so already; the maint thread's */
   uint64_t next_prepare_ns;            /* the maint thread's: not sooner after a failure */
   atomic_uint_fast64_t recovered_lsn;    /* primary: the log's end as it was found at open or promotion; 0 on a follower */
   uint64_t behind_since_ns; /* while applied < commit: what is not applied was committed after this */

@@ -3,6 +3,9 @@
  * Read-only and without the lock, so the directory may be in use. Then two things move under our eyes: the newest
  * segment grows (its last block may be half written: reported as torn bytes, not as a fault), and old segments are
  * trimmed or recycled (the listing is taken anew from where we stand; what is gone is said).
+ *
+ * The log is the row of segments that ends with the newest one, as recovery sees it: removals of a trim reach the disk
+ * in any order, so a power cut may leave segments whose successor is gone.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -30,6 +33,51 @@ static int pick_next(void *arg, const char *name, bool is_dir) {
 static int find_next(struct env *env, const char *dir, struct next_segment *n) {
   n->found = false;
   return env->ops->list(env, dir, pick_next, n);
+}
+
+struct row {
+  struct next_segment *seg; /* `after` is not used */
+  size_t count, cap;
+  int rc;
+};
+
+static int add_to_row(void *arg, const char *name, bool is_dir) {
+  struct row *r = arg;
+  struct next_segment s = {.found = true};
+  if (is_dir || !segment_name_parse(name, &s.first_lsn, &s.seq)) return 0;
+  if (r->count == r->cap) {
+    size_t cap = r->cap ? 2 * r->cap : 64;
+    struct next_segment *grown = realloc(r->seg, cap * sizeof *grown);
+    if (!grown) {
+      r->rc = dw_fail_nomem(cap * sizeof *grown);
+      return 1;
+    }
+    r->seg = grown;
+    r->cap = cap;
+  }
+  r->seg[r->count++] = s;
+  return 0;
+}
+
+static int by_seq(const void *a, const void *b) {
+  const struct next_segment *x = a, *y = b;
+  return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+/* Where the row that ends with the newest segment begins; *before: segments that are not of it. */
+static int find_first(struct env *env, const char *dir, struct next_segment *first, uint64_t *before) {
+  struct row r = {0};
+  int rc = env->ops->list(env, dir, add_to_row, &r);
+  if (rc == DW_OK) rc = r.rc;
+  if (rc == DW_OK && r.count) {
+    qsort(r.seg, r.count, sizeof *r.seg, by_seq);
+    size_t i = r.count - 1;
+    while (i > 0 && r.seg[i - 1].seq + 1 == r.seg[i].seq && r.seg[i - 1].first_lsn <= r.seg[i].first_lsn) i--;
+    *first = r.seg[i];
+    *before = i;
+  }
+  free(r.seg);
+  return rc;
 }
 
 struct inspection {
@@ -197,7 +245,7 @@ int wal_inspect(struct env *env, const char *dir, const struct wal_inspect *how,
   memset(rep, 0, sizeof *rep);
   struct inspection in = {.env = env, .dir = dir, .how = how, .rep = rep};
   struct next_segment here = {0};
-  int rc = find_next(env, dir, &here);
+  int rc = find_first(env, dir, &here, &rep->leftovers);
   if (rc == DW_OK && !here.found) return dw_fail(DW_NOT_FOUND, "%s: no log segments here", dir);
   bool first = true;
   while (rc == DW_OK && here.found && !in.stop && !rep->problem[0]) {

@@ -33,7 +33,7 @@ static char *spare_path(struct wal *w) { /* mu held */
   return path;
 }
 
-/* Takes the oldest segment out if it may go. mu held. */
+/* Takes the oldest segment out if it may go, so that no cursor enters it while its file goes. mu held. */
 static struct segment *take_oldest(struct wal *w, dw_lsn lsn) {
   if (w->count < 2) return NULL;
   struct segment *s = w->segments[0];
@@ -42,6 +42,28 @@ static struct segment *take_oldest(struct wal *w, dw_lsn lsn) {
   memmove(w->segments, w->segments + 1, (w->count - 1) * sizeof *w->segments);
   w->count--;
   return s;
+}
+
+/* Its file is still there: the log still begins with it. Were it forgotten, the next ones would go from behind it, and
+ * files would stand there that nobody knows and that do not join the log. mu held. */
+static void put_back_oldest(struct wal *w, struct segment *s) {
+  if (segment_push(w, s)) { /* no memory: the next open removes it */
+    segment_free(w, s);
+    return;
+  }
+  memmove(w->segments + 1, w->segments, (w->count - 1) * sizeof *w->segments);
+  w->segments[0] = s;
+}
+
+/* Its file becomes the spare, or goes if that is NULL. *gone: it has, perhaps not by us. */
+static int remove_file(struct wal *w, const struct segment *s, const char *spare, bool *gone) {
+  int rc = spare ? w->env->ops->rename(w->env, s->path, spare) : w->env->ops->unlink(w->env, s->path);
+  bool there = rc != DW_OK;
+  char why[300];
+  if (rc) dw_error_copy(why, sizeof why);
+  if (rc && w->env->ops->exists(w->env, s->path, &there)) there = true;
+  *gone = !there;
+  return rc ? dw_fail(rc, "%s", why) : DW_OK;
 }
 
 int wal_trim(struct wal *w, dw_lsn lsn, dw_lsn *oldest) {
@@ -56,13 +78,20 @@ int wal_trim(struct wal *w, dw_lsn lsn, dw_lsn *oldest) {
     char *spare = keep ? spare_path(w) : NULL;
     pthread_mutex_unlock(&w->mu);
     if (!s) break;
-    rc = spare ? w->env->ops->rename(w->env, s->path, spare) : w->env->ops->unlink(w->env, s->path);
+    bool gone;
+    rc = remove_file(w, s, spare, &gone);
     if (spare && rc == DW_OK)
       spares[spare_count++] = spare;
     else
       free(spare);
-    segment_free(w, s);
-    changed = true;
+    changed |= gone;
+    if (gone) {
+      segment_free(w, s);
+      continue;
+    }
+    pthread_mutex_lock(&w->mu);
+    put_back_oldest(w, s);
+    pthread_mutex_unlock(&w->mu);
   }
   if (changed && rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
   pthread_mutex_lock(&w->mu);

@@ -159,7 +159,8 @@ struct wal_segment_info {
 size_t wal_segments(struct wal *, struct wal_segment_info *, size_t cap);
 
 /* Drops every segment, from the oldest on, whose last LSN is <= lsn, never the newest and never one that a cursor
- * stands in; keeps up to two as spares for recycling, unlinks the rest. *oldest gets the new first LSN. */
+ * stands in; keeps up to two as spares for recycling, unlinks the rest. *oldest gets the new first LSN. On error the log
+ * begins with what could not be removed, and the next call tries again. */
 int wal_trim(struct wal *, dw_lsn lsn, dw_lsn *oldest);
 
 /* ---- looking at a directory from outside (wal verify, wal dump) ------------------------------ */
@@ -175,6 +176,7 @@ struct wal_inspect_report {
   uint64_t segments, blocks, commits, bytes;
   struct wal_pos first, last;
   uint64_t torn_bytes;  /* behind the last valid block, possibly being written just now */
+  uint64_t leftovers;   /* segments that the first one does not join: of a trim, not looked at; the next open removes them */
   char problem[512];    /* "" if sound */
 };
 /* Read-only, takes no lock, safe on a directory in use (a segment trimmed under its eyes is skipped). DW_OK: sound up to last; DW_CORRUPT: problem says what and where; DW_NOT_FOUND: no log here. */

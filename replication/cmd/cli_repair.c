@@ -79,6 +79,11 @@ static void print_report(const char *log, const struct wal_inspect_report *r) {
   else
     printf("  no commits behind LSN %llu, epoch %llu\n", (unsigned long long)r->last.lsn,
            (unsigned long long)r->last.epoch);
+  if (r->leftovers)
+    printf(
+        "  %llu older segments do not join the first one: left over from a trim that a crash cut short, and removed at "
+        "the next open, which refuses if the store needs them\n",
+        (unsigned long long)r->leftovers);
   if (r->torn_bytes)
     printf("  torn tail: %llu bytes behind the last whole block (being written just now, or cut off by a crash)\n",
            (unsigned long long)r->torn_bytes);

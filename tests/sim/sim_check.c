@@ -355,6 +355,9 @@ void check_files(struct world *w, struct sim_node *n) {
   struct wal_inspect_report report;
   int rc = wal_inspect(env, dir, &look, &report);
   if (rc) world_violation(w, n, "files", "%s: %s: %s", dir, dw_rc_name(rc), report.problem);
+  if (report.leftovers)
+    world_violation(w, n, "files", "%s: %llu segments stand there that the log in use has forgotten", dir,
+                    (ull)report.leftovers);
   if (!hash128_eq(&report.last.chain, &n->tail->chain))
     world_violation(w, n, "files", "%s ends at LSN %llu, the log at LSN %llu", dir, (ull)report.last.lsn,
                     (ull)n->tail->last_lsn);

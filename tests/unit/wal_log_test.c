@@ -648,6 +648,77 @@ START_TEST(trimming_drops_whole_segments_but_none_that_a_cursor_stands_in) {
 }
 END_TEST
 
+START_TEST(a_segment_that_cannot_be_removed_stays_in_the_log_and_goes_later) {
+  const enum fault_op how[] = {FAULT_RENAME, FAULT_UNLINK};
+  struct wal_segment_info before[16], info[16];
+  open_wal();
+  append_many(400, 700, false);
+  for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
+    size_t n = wal_segments(w, before, 16);
+    ck_assert_uint_ge(n, 4);
+    dw_lsn oldest = 0;
+    fault_env_fail(faults, how[i], 1, DW_IO, false);
+    fault_env_only(faults, ".wal");
+    /* The first two segments become spares; with both there, others are unlinked. */
+    ck_assert_int_eq(wal_trim(w, before[n - 3].last_lsn, &oldest), DW_IO);
+    ck_assert_uint_eq(oldest, before[0].first_lsn);
+    ck_assert_uint_eq(wal_segments(w, info, 16), n);
+    ck_assert_uint_eq(info[0].seq, before[0].seq);
+    ck_assert_uint_eq(read_all(), 400); /* it is whole, and can be read */
+    ck_assert_int_eq(wal_trim(w, before[1].last_lsn, &oldest), DW_OK);
+    ck_assert_uint_eq(oldest, before[2].first_lsn);
+    ck_assert_uint_eq(wal_segments(w, info, 16), n - 2);
+  }
+  struct wal_inspect_report rep;
+  ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_OK);
+  ck_assert_uint_eq(rep.leftovers, 0);
+  ck_assert_uint_eq(rep.first.lsn + 1, info[0].first_lsn);
+}
+END_TEST
+
+START_TEST(a_segment_whose_file_is_gone_does_not_hold_up_trimming) {
+  struct wal_segment_info info[16];
+  char name[WAL_SEGMENT_NAME_BYTES], path[600];
+  dw_lsn oldest;
+  open_wal();
+  append_many(300, 700, false);
+  ck_assert_uint_ge(wal_segments(w, info, 16), 4);
+  segment_name(name, info[0].first_lsn, info[0].seq);
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  ck_assert_int_eq(unlink(path), 0);
+  ck_assert_int_ne(wal_trim(w, info[1].last_lsn, &oldest), DW_OK); /* that is worth a word */
+  ck_assert_uint_eq(oldest, info[1].first_lsn);
+  ck_assert_int_eq(wal_trim(w, info[1].last_lsn, &oldest), DW_OK);
+  ck_assert_uint_eq(oldest, info[2].first_lsn);
+}
+END_TEST
+
+/* Removals reach the disk in any order: a power cut in a trim may leave an old segment whose successor is gone. */
+START_TEST(what_a_trim_left_before_a_gap_is_no_part_of_the_log) {
+  struct wal_segment_info info[16];
+  struct wal_inspect_report rep;
+  char name[WAL_SEGMENT_NAME_BYTES], path[600];
+  open_wal();
+  append_many(300, 700, true);
+  size_t n = wal_segments(w, info, 16);
+  ck_assert_uint_ge(n, 4);
+  ck_assert_int_eq(wal_boundary_at_most(w, 1, info[1].last_lsn, &options.must_reach), DW_OK);
+  close_wal();
+  segment_name(name, info[1].first_lsn, info[1].seq);
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  ck_assert_int_eq(unlink(path), 0);
+  ck_assert_msg(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep) == DW_OK, "%s", rep.problem);
+  ck_assert_uint_eq(rep.leftovers, 1);
+  ck_assert_uint_eq(rep.segments, n - 2);
+  ck_assert_uint_eq(rep.first.lsn + 1, info[2].first_lsn);
+  ck_assert_uint_eq(rep.last.lsn, 300);
+  open_wal(); /* sees it in the same way */
+  ck_assert_uint_eq(read_all(), 300);
+  ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_OK);
+  ck_assert_uint_eq(rep.leftovers, 0);
+}
+END_TEST
+
 START_TEST(a_segment_whose_header_names_another_epoch_than_its_place_is_refused) {
   uint8_t header[WAL_SEGMENT_HEADER_BYTES];
   struct wal_segment_info info[8];
@@ -842,6 +913,9 @@ int main(void) {
   tcase_add_test(t, any_other_write_error_stops_the_log);
   tcase_add_test(t, a_cut_does_not_write_rotten_blocks_anew);
   tcase_add_test(t, trimming_drops_whole_segments_but_none_that_a_cursor_stands_in);
+  tcase_add_test(t, a_segment_that_cannot_be_removed_stays_in_the_log_and_goes_later);
+  tcase_add_test(t, a_segment_whose_file_is_gone_does_not_hold_up_trimming);
+  tcase_add_test(t, what_a_trim_left_before_a_gap_is_no_part_of_the_log);
   tcase_add_test(t, a_segment_whose_header_names_another_epoch_than_its_place_is_refused);
   tcase_add_test(t, a_boundary_before_a_trimmed_epoch_record_is_trimmed_and_not_another_history);
   tcase_add_test(t, truncating_cuts_the_tail_for_good_and_cursors_beyond_learn_it);
