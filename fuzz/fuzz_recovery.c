@@ -13,6 +13,7 @@ struct damage {
   size_t count;
   bool forged; /* a header with a right checksum: what its salt was is lost, recovery and inspect may judge differently
                 */
+  bool spares; /* a spare was made or changed: it may hold blocks beyond the log's end, which a trim never leaves */
 };
 
 static void list_path(void *arg, const char *path, const uint8_t *bytes, size_t n) {
@@ -25,7 +26,9 @@ static const char *pick(struct damage *d, struct feed *f) {
   d->count = 0;
   mem_env_each(d->m, list_path, d);
   uint8_t i = feed_u8(f);
-  return d->count ? d->paths[i % d->count] : LOG_DIR "/x";
+  const char *path = d->count ? d->paths[i % d->count] : LOG_DIR "/x";
+  d->spares |= strstr(path, "/spare-") != NULL;
+  return path;
 }
 
 /* ---- steps -------------------------------------------------------------------------------------- */
@@ -87,6 +90,7 @@ static void rename_or_copy(struct damage *d, struct feed *f, bool keep) {
   size_t n;
   snprintf(from, sizeof from, "%s", pick(d, f));
   name_of(f, to);
+  d->spares |= strstr(to, "/spare-") != NULL;
   const uint8_t *p = mem_env_bytes(d->m, from, &n);
   if (!p || strcmp(from, to) == 0 || d->count > LOG_FILES_MAX) return;
   uint8_t *bytes = exact_copy(p, n);
@@ -258,6 +262,10 @@ static void check_opened(struct damage *d, struct wal *w, const struct wal_recov
     CHECK(rc == DW_OK && same_pos(&after.last, &rec->end) && after.torn_bytes == 0);
   }
   CHECK(wal_open(LOG_DIR, &d->opt, &again, &w) == DW_OK);
+  if (again.which == WAL_REC_TORN_POWER && d->spares) { /* the append went into such a spare: cut, once and for all */
+    CHECK(same_pos(&again.end, &rec->end) && wal_close(w) == DW_OK);
+    CHECK(wal_open(LOG_DIR, &d->opt, &again, &w) == DW_OK);
+  }
   CHECK(again.which == WAL_REC_CLEAN && same_pos(&again.end, &rec->end) && again.torn_bytes == 0);
   CHECK(wal_close(w) == DW_OK);
 }
