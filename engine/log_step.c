@@ -182,8 +182,10 @@ void log_step(dw_engine *e, struct request_list *done) {
     sync = logged(e, &group, runs, n, now);
     if (e->rops) e->rops->log_grew(e->rctx, e->awaited_lsn >= runs[0].block->h.first_lsn);
     pipeline_advance(e);
-    if (e->failed_rc) pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
-    else if (e->fenced) pipeline_fail_all(e, DW_FENCED, "this primary was fenced while it was logged", done);
+    if (e->failed_rc)
+      pipeline_fail_all(e, DW_CLOSED, e->failed, done); /* it stopped while we wrote */
+    else if (e->fenced)
+      pipeline_fail_all(e, DW_FENCED, "this primary was fenced while it was logged", done);
   } else {
     struct wal_stat st;
     wal_stat(e->wal, &st);

@@ -83,9 +83,9 @@ static bool applied_reaches(dw_engine *e, dw_lsn lsn) {
   return atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= lsn;
 }
 
-/* Primary: ever_committed without mu; UINT64_MAX where others commit now (fenced, or no primary any more, which a reader
- * that has seen us as primary finds here). Loaded before what is applied: so what comes of the comparison was true when the
- * first of the two was loaded. */
+/* Primary: ever_committed without mu; UINT64_MAX where others commit now (fenced, or no primary any more, which a
+ * reader that has seen us as primary finds here). Loaded before what is applied: so what comes of the comparison was
+ * true when the first of the two was loaded. */
 static dw_lsn strong_lsn(dw_engine *e) {
   dw_lsn commit = atomic_load_explicit(&e->commit_lsn, memory_order_acquire);
   dw_lsn recovered = atomic_load_explicit(&e->recovered_lsn, memory_order_acquire);
@@ -105,8 +105,7 @@ static int meet_consistency(dw_engine *e, const dw_read_options *ro) {
   case DW_SESSION: goal.lsn = ro->min_lsn; break;
   case DW_BOUNDED:
     goal.staleness_ns = ro->max_staleness_ms > UINT64_MAX / 2000000u ? UINT64_MAX / 2 : ro->max_staleness_ms * 1000000u;
-    if (is_primary(e) ? engine_strong_now(e) : follower_staleness(e, start) <= goal.staleness_ns)
-      return DW_OK;
+    if (is_primary(e) ? engine_strong_now(e) : follower_staleness(e, start) <= goal.staleness_ns) return DW_OK;
     break;
   case DW_STRONG:
     if (!ro->wait_ms) wait_ns = (uint64_t)e->opt.ack_timeout_ms * 1000000u;

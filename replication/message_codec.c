@@ -387,7 +387,8 @@ int msg_get_fence(const struct frame *f, struct msg_fence *m) {
   if (hash128_zero(&m->cluster_id)) return bad(f, "no cluster id");
   if (m->node_id == 0 || m->node_id != f->h.sender) return bad(f, "node id is zero or not the frame's sender");
   if (m->id == 0) return bad(f, "id is zero");
-  if ((m->what == FENCE_ASK || m->what == FENCE_PAUSE) != (m->epoch == 0)) return bad(f, "an epoch where none belongs, or none");
+  if ((m->what == FENCE_ASK || m->what == FENCE_PAUSE) != (m->epoch == 0))
+    return bad(f, "an epoch where none belongs, or none");
   return DW_OK;
 }
 

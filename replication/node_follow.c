@@ -49,7 +49,7 @@ struct follow {
   struct ckpt_in *in;
   struct follow_job job;
   unsigned jobs;
-  bool install_waits; /* for cursors to be closed */
+  bool install_waits;                 /* for cursors to be closed */
   uint64_t install_ns, moved, reused; /* bytes of the checkpoint under way: over the network, from our store */
   struct relay *relays;
   size_t relay_count, relay_cap;

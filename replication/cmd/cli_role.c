@@ -1,7 +1,8 @@
 /* `dabbawal promote`, `switchover` and `follow`: they ask a node through its RESP port; the nodes do the rest.
  *
- * A switchover asks the node that is to take over: it makes the primary pause, catches up, collects promises, begins its epoch
- * and tells the others, the old primary among them, to follow. So this tool may die at any moment without harm.
+ * A switchover asks the node that is to take over: it makes the primary pause, catches up, collects promises, begins
+ * its epoch and tells the others, the old primary among them, to follow. So this tool may die at any moment without
+ * harm.
  */
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -28,7 +29,8 @@ static int call(const char *command, const char *address, const char *words) {
   return code;
 }
 
-static bool take_ms(const char *command, const char *option, const char *text, const char *word, char *words, size_t cap) {
+static bool take_ms(const char *command, const char *option, const char *text, const char *word, char *words,
+                    size_t cap) {
   if (!text) return true;
   char *end;
   unsigned long long v = strtoull(text, &end, 10);
@@ -42,7 +44,8 @@ static bool take_ms(const char *command, const char *option, const char *text, c
 int cli_promote(int argc, char **argv) {
   const char *rest[1], *lag = NULL, *timeout = NULL;
   bool force = false;
-  const struct cli_option options[] = {{"--force", NULL, &force}, {"--max-lag", &lag, NULL}, {"--timeout", &timeout, NULL}};
+  const struct cli_option options[] = {
+      {"--force", NULL, &force}, {"--max-lag", &lag, NULL}, {"--timeout", &timeout, NULL}};
   char words[200] = "DW.PROMOTE";
   size_t n;
   if (!cli_arguments("promote", argc, argv, options, 3, rest, 1, 1, &n)) return EXIT_CONFIG;

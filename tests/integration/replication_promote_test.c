@@ -310,7 +310,7 @@ START_TEST(with_peers_a_directory_opens_as_what_its_history_says) {
   await_same(f1, p);
   node_close(p);
   node_close(f1);
-  node_open(p); /* its settings say primary */
+  node_open(p);  /* its settings say primary */
   node_open(f1); /* its settings say follower of p */
   dw_status s;
   node_status(p, &s);
