@@ -31,7 +31,7 @@ static void drain(struct talk *t) {
 
 static void ask(struct talk *t, struct feed *in) {
   struct msg_fence m = {.what = feed_u8(in) % 4, .durable = {.lsn = feed_u8(in), .epoch = 3}};
-  if (m.what == FENCE_PROMISE || m.what == FENCE_BEGUN) m.epoch = 1 + feed_u32(in);
+  if (m.what == FENCE_PROMISE || m.what == FENCE_BEGUN) m.epoch = 1ull + feed_u32(in);
   uint64_t before = t->f.id;
   bool idle = t->f.state == FENCER_IDLE;
   fencer_ask(&t->f, &m);

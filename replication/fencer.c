@@ -14,6 +14,7 @@ static void fail(struct fencer *f, int code, const char *fmt, ...) {
   va_start(ap, fmt);
   vsnprintf(f->text, sizeof f->text, fmt, ap);
   va_end(ap);
+  if (!f->text[0]) snprintf(f->text, sizeof f->text, "it gave no reason"); /* a REFUSE may be silent */
   f->code = code;
   f->state = FENCER_FAILED;
 }

@@ -34,6 +34,7 @@ static void fail(struct fetcher *f, int code, const char *fmt, ...) {
   va_start(ap, fmt);
   vsnprintf(f->text, sizeof f->text, fmt, ap);
   va_end(ap);
+  if (!f->text[0]) snprintf(f->text, sizeof f->text, "it gave no reason"); /* a REFUSE may be silent */
   f->code = code;
   f->state = FETCH_FAILED;
   drop_blocks(f);

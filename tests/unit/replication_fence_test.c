@@ -265,6 +265,16 @@ START_TEST(an_answer_to_an_older_question_ends_it) {
 }
 END_TEST
 
+START_TEST(a_refusal_without_a_reason_is_still_told_in_words) {
+  struct buf b = {0};
+  fencer_ask(&f, &(struct msg_fence){.what = FENCE_ASK});
+  ck_assert_int_eq(msg_put_refuse(&b, &peer, &(struct msg_refuse){.code = DW_STALE}), DW_OK);
+  fencer_input(&f, b.data, b.len);
+  buf_free(&b);
+  failed(DW_STALE, "no reason");
+}
+END_TEST
+
 START_TEST(a_foreign_cluster_a_refusal_garbage_and_the_end_are_told_apart) {
   fencer_ask(&f, &(struct msg_fence){.what = FENCE_ASK});
   struct msg_fenced a = reply_of_peer(f.id);
@@ -394,6 +404,7 @@ int main(void) {
   tcase_add_test(t, one_question_one_answer_in_pieces_of_any_size);
   tcase_add_test(t, an_answer_to_no_question_ends_it);
   tcase_add_test(t, an_answer_to_an_older_question_ends_it);
+  tcase_add_test(t, a_refusal_without_a_reason_is_still_told_in_words);
   tcase_add_test(t, a_foreign_cluster_a_refusal_garbage_and_the_end_are_told_apart);
   suite_add_tcase(s, t);
   t = tcase_create("shipper");
