@@ -294,6 +294,7 @@ int epoch_system_op(const struct epoch_record *, uint8_t key[32], uint8_t val[WA
 int role_decide(dw_engine *, const struct wal_recovery *); /* with peers: who this is, by its history */
 int role_open(dw_engine *, const struct wal_recovery *); /* a primary that opens starts its epoch, or is fenced */
 int role_queue_tail(dw_engine *);                        /* what is above commit_lsn waits by its own needs */
+int role_save_node(dw_engine *, const struct node_file *); /* NODE, then the engine's copy; node_mu held, not mu */
 int role_refuse_fenced(const dw_engine *, const char *what); /* DW_FENCED; mu held */
 
 /* part.c */

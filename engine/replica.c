@@ -220,12 +220,7 @@ int engine_adopt_cluster(dw_engine *e, const struct hash128 *cluster_id) {
   pthread_mutex_lock(&e->node_mu);
   struct node_file node = e->node;
   node.cluster_id = *cluster_id;
-  int rc = node_file_save(e->env, e->dir, &node);
-  if (rc == DW_OK) {
-    pthread_mutex_lock(&e->mu);
-    e->node = node;
-    pthread_mutex_unlock(&e->mu);
-  }
+  int rc = role_save_node(e, &node);
   pthread_mutex_unlock(&e->node_mu);
   if (rc) return rc;
   rc = adopt_log(e);

@@ -191,6 +191,15 @@ int role_decide(dw_engine *e, const struct wal_recovery *rec) {
   return DW_OK;
 }
 
+int role_save_node(dw_engine *e, const struct node_file *node) {
+  int rc = node_file_save(e->env, e->dir, node);
+  if (rc) return rc;
+  pthread_mutex_lock(&e->mu);
+  e->node = *node;
+  pthread_mutex_unlock(&e->mu);
+  return DW_OK;
+}
+
 /* Durable before the epoch begins: its number is taken. And before a primary follows. Without mu. */
 static int save_role(dw_engine *e, uint64_t own_epoch, bool follows) {
   pthread_mutex_lock(&e->node_mu);
@@ -199,12 +208,7 @@ static int save_role(dw_engine *e, uint64_t own_epoch, bool follows) {
   pthread_mutex_unlock(&e->mu);
   if (own_epoch) node.own_epoch = own_epoch;
   node.follows = follows;
-  int rc = node_file_save(e->env, e->dir, &node);
-  if (rc == DW_OK) {
-    pthread_mutex_lock(&e->mu);
-    e->node = node;
-    pthread_mutex_unlock(&e->mu);
-  }
+  int rc = role_save_node(e, &node);
   pthread_mutex_unlock(&e->node_mu);
   return rc;
 }

@@ -76,16 +76,18 @@ static int take_address(struct role_request *r, const char *primary) {
   return rc;
 }
 
-int dw_follow(dw_engine *e, const char *primary) {
-  struct role_request r = {0};
+static int follow(dw_engine *e, const char *primary, bool rejoin) {
+  struct role_request r = {.rejoin = rejoin};
   int rc = primary ? take_address(&r, primary) : DW_OK;
   return rc ? rc : role_wait(e, &r);
 }
 
+int dw_follow(dw_engine *e, const char *primary) {
+  return follow(e, primary, false);
+}
+
 int dw_rejoin(dw_engine *e, const char *primary) {
-  struct role_request r = {.rejoin = true};
-  int rc = primary ? take_address(&r, primary) : DW_OK;
-  return rc ? rc : role_wait(e, &r);
+  return follow(e, primary, true);
 }
 
 /* ---- the loop thread ---------------------------------------------------------------------------- */

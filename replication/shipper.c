@@ -54,6 +54,21 @@ void ship_end(struct shipper *s, int code, dw_lsn lsn, bool tell, const char *fm
   buf_free(&b);
 }
 
+void ship_end_detail(struct shipper *s, int code) {
+  char text[MSG_TEXT_BYTES];
+  dw_error_copy(text, sizeof text);
+  ship_end(s, code, 0, true, "%s", text);
+}
+
+int ship_check_cluster(const struct shipper *s, const struct hash128 *cluster_id, const char *who) {
+  if (hash128_zero(&s->cfg.cluster_id)) return dw_fail(DW_STALE, "this follower has no data of its own yet");
+  if (hash128_eq(cluster_id, &s->cfg.cluster_id)) return DW_OK;
+  char theirs[33], ours[33];
+  hash128_hex(cluster_id, theirs);
+  hash128_hex(&s->cfg.cluster_id, ours);
+  return dw_fail(DW_DIVERGED, "%s of cluster %s, this is cluster %s", who, theirs, ours);
+}
+
 void ship_accept(struct shipper *s) {
   static const uint32_t by_phase[] = {
       [SHIP_HANDSHAKE] =

@@ -15,18 +15,9 @@ void ship_on_fence(struct shipper *s, const struct frame *f) {
     rc = dw_fail(DW_CORRUPT, "another node's FENCE on the same connection");
   if (rc == DW_OK && m.node_id == s->cfg.node_id)
     rc = dw_fail(DW_INVALID, "connected to itself (node id %llu)", (unsigned long long)m.node_id);
-  if (rc == DW_OK && hash128_zero(&s->cfg.cluster_id))
-    rc = dw_fail(DW_STALE, "this follower has no data of its own yet");
-  if (rc == DW_OK && !hash128_eq(&m.cluster_id, &s->cfg.cluster_id)) {
-    char theirs[33], ours[33];
-    hash128_hex(&m.cluster_id, theirs);
-    hash128_hex(&s->cfg.cluster_id, ours);
-    rc = dw_fail(DW_DIVERGED, "the candidate is of cluster %s, this is cluster %s", theirs, ours);
-  }
+  if (rc == DW_OK) rc = ship_check_cluster(s, &m.cluster_id, "the candidate is");
   if (rc) {
-    char text[MSG_TEXT_BYTES];
-    dw_error_copy(text, sizeof text);
-    ship_end(s, rc, 0, true, "%s", text);
+    ship_end_detail(s, rc);
     return;
   }
   s->me.version = m.version_max < MSG_VERSION_MAX ? m.version_max : MSG_VERSION_MAX;

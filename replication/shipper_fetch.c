@@ -12,18 +12,9 @@ void ship_on_fetch(struct shipper *s, const struct frame *f) {
   if (rc == DW_OK && s->fetch != ASK_NO) rc = dw_fail(DW_CORRUPT, "FETCH before the last one was answered");
   if (rc == DW_OK && s->have_fetch && m.node_id != s->fetch_msg.node_id)
     rc = dw_fail(DW_CORRUPT, "another node's FETCH on the same connection");
-  if (rc == DW_OK && hash128_zero(&s->cfg.cluster_id))
-    rc = dw_fail(DW_STALE, "this follower has no data of its own yet");
-  if (rc == DW_OK && !hash128_eq(&m.cluster_id, &s->cfg.cluster_id)) {
-    char theirs[33], ours[33];
-    hash128_hex(&m.cluster_id, theirs);
-    hash128_hex(&s->cfg.cluster_id, ours);
-    rc = dw_fail(DW_DIVERGED, "the blocks asked for are of cluster %s, this is cluster %s", theirs, ours);
-  }
+  if (rc == DW_OK) rc = ship_check_cluster(s, &m.cluster_id, "the blocks asked for are");
   if (rc) {
-    char text[MSG_TEXT_BYTES];
-    dw_error_copy(text, sizeof text);
-    ship_end(s, rc, 0, true, "%s", text);
+    ship_end_detail(s, rc);
     return;
   }
   if (m.max_bytes > MSG_FETCH_BYTES) m.max_bytes = MSG_FETCH_BYTES;

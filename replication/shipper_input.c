@@ -14,9 +14,7 @@ static void on_hello(struct shipper *s, const struct frame *f) {
   struct msg_hello h;
   int rc = msg_get_hello(f, &h);
   if (rc) {
-    char text[MSG_TEXT_BYTES];
-    dw_error_copy(text, sizeof text);
-    ship_end(s, rc, 0, true, "%s", text);
+    ship_end_detail(s, rc);
     return;
   }
   bool again = s->have_hello;
@@ -193,14 +191,15 @@ static int on_installed(struct shipper *s, const struct frame *f) {
 
 static void on_refuse(struct shipper *s, const struct frame *f) {
   struct msg_refuse m;
-  if (msg_get_refuse(f, &m) == DW_OK && m.code == DW_FENCED && m.lsn && f->h.epoch > s->tail.epoch) {
+  if (msg_get_refuse(f, &m)) {
+    ship_end(s, DW_CORRUPT, 0, false, "a REFUSE that can't be read");
+    return;
+  }
+  if (m.code == DW_FENCED && m.lsn && f->h.epoch > s->tail.epoch) {
     s->heard_epoch = f->h.epoch;
     s->heard_node = m.lsn;
   }
-  if (msg_get_refuse(f, &m) == DW_OK)
-    ship_end(s, m.code, 0, false, "it refuses: %s", m.text);
-  else
-    ship_end(s, DW_CORRUPT, 0, false, "a REFUSE that can't be read");
+  ship_end(s, m.code, 0, false, "it refuses: %s", m.text);
 }
 
 static void on_frame(struct shipper *s, const struct frame *f) {
@@ -228,11 +227,7 @@ static void on_frame(struct shipper *s, const struct frame *f) {
   default: break; /* HEARTBEAT: its arrival is its meaning */
   }
   if (f->h.type == MSG_CKPT_WANT || f->h.type == MSG_CKPT_ACK) s->moved_ns = s->now_ns;
-  if (rc) {
-    char text[MSG_TEXT_BYTES];
-    dw_error_copy(text, sizeof text);
-    ship_end(s, rc, 0, true, "%s", text);
-  }
+  if (rc) ship_end_detail(s, rc);
 }
 
 void ship_read_frames(struct shipper *s) {

@@ -91,6 +91,9 @@ void ship_log(struct shipper *, int level, const char *fmt, ...) __attribute__((
 /* Ends the connection. tell: a REFUSE with code and text goes out first. */
 void ship_end(struct shipper *, int code, dw_lsn lsn, bool tell, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+void ship_end_detail(struct shipper *, int code); /* likewise, with this thread's detail message; told */
+/* Of somebody who asks instead of following. who: "the candidate is". DW_STALE: we are of none yet; DW_DIVERGED. */
+int ship_check_cluster(const struct shipper *, const struct hash128 *cluster_id, const char *who);
 void ship_set_state(struct shipper *, dw_peer_state);
 void ship_accept(struct shipper *);           /* tells the reader which frames the phase allows */
 bool ship_push(struct shipper *, struct buf *); /* queues frames, takes the buffer; on no memory ends and says false */
