@@ -12,7 +12,6 @@
 
 static struct cluster c;
 static struct cluster_node *p, *f1, *f2;
-static char peers[3][200];
 static struct proxy *proxy;
 
 /* Three nodes, sync with one follower: two promises are needed. */
@@ -21,15 +20,8 @@ static void setup(void) {
   p = &c.node[0];
   f1 = &c.node[1];
   f2 = &c.node[2];
-  for (int i = 0; i < 3; i++) {
-    struct cluster_node *n = &c.node[i];
-    n->opt.listen = n->listen;
-    n->opt.mode = DW_SYNC;
-    n->opt.acks = 1;
-    n->opt.ack_timeout_ms = 5000;
-    snprintf(peers[i], sizeof peers[i], "%s,%s", c.node[(i + 1) % 3].listen, c.node[(i + 2) % 3].listen);
-    n->opt.peers = peers[i];
-  }
+  cluster_of_three(&c);
+  for (int i = 0; i < 3; i++) c.node[i].opt.ack_timeout_ms = 5000;
 }
 
 static void teardown(void) {

@@ -18,7 +18,6 @@
 
 static struct cluster c;
 static struct cluster_node *p, *f1, *f2;
-static char peers[3][200];
 static struct fault_env *faults;
 static struct proxy *proxy, *proxy2;
 
@@ -27,15 +26,10 @@ static void setup(void) {
   p = &c.node[0];
   f1 = &c.node[1];
   f2 = &c.node[2];
+  cluster_of_three(&c);
   for (int i = 0; i < 3; i++) {
-    struct cluster_node *n = &c.node[i];
-    n->opt.listen = n->listen;
-    n->opt.mode = DW_SYNC;
-    n->opt.acks = 1;
-    n->opt.ack_timeout_ms = 3000;
-    n->opt.peer_timeout_ms = 1000;
-    snprintf(peers[i], sizeof peers[i], "%s,%s", c.node[(i + 1) % 3].listen, c.node[(i + 2) % 3].listen);
-    n->opt.peers = peers[i];
+    c.node[i].opt.ack_timeout_ms = 3000;
+    c.node[i].opt.peer_timeout_ms = 1000;
   }
 }
 
@@ -364,7 +358,7 @@ static void kill_at(const char *what) {
   pid_t child = fork();
   ck_assert_int_ge(child, 0);
   if (child == 0) {
-    execl(self, self, "--node", p->dir, p->listen, peers[0], (char *)NULL);
+    execl(self, self, "--node", p->dir, p->listen, p->peers, (char *)NULL);
     _exit(127);
   }
   uint64_t end = now_ms() + AWAIT_MS;

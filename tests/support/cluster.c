@@ -55,6 +55,17 @@ void cluster_init(struct cluster *c) {
   }
 }
 
+void cluster_of_three(struct cluster *c) {
+  for (int i = 0; i < 3; i++) {
+    struct cluster_node *n = &c->node[i];
+    n->opt.listen = n->listen;
+    n->opt.mode = DW_SYNC;
+    n->opt.acks = 1;
+    snprintf(n->peers, sizeof n->peers, "%s,%s", c->node[(i + 1) % 3].listen, c->node[(i + 2) % 3].listen);
+    n->opt.peers = n->peers;
+  }
+}
+
 void cluster_free(struct cluster *c) {
   for (int i = CLUSTER_NODES - 1; i >= 0; i--) {
     node_close(&c->node[i]);

@@ -2,126 +2,18 @@
  * steps of making or dropping a segment, and users who store images of log blocks as values. */
 #include "tests/support/check_main.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "tests/support/fault_env.h"
+#include "tests/support/wal_fixture.h"
 #include "wal/wal.h"
-
-static char dir[256];
-static struct fault_env *faults;
-static struct wal_options options;
-static struct wal_recovery rec;
-static struct wal *w;
-
-static void setup(void) {
-  snprintf(dir, sizeof dir, "%s/dw-rec-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-  ck_assert_ptr_nonnull(mkdtemp(dir));
-  faults = fault_env_create(env_posix());
-  fault_env_boot(faults, 1);
-  options = (struct wal_options){.env = fault_env_env(faults),
-                                 .cluster_id = {{9, 9}},
-                                 .node_id = 1,
-                                 .segment_bytes = 65536,
-                                 .tail_cache_bytes = 16384};
-  options.base = options.must_reach = wal_genesis(&options.cluster_id);
-  w = NULL;
-}
-
-static void teardown(void) {
-  if (w) wal_close(w);
-  env_remove_tree(env_posix(), dir);
-  fault_env_destroy(faults);
-}
-
-static int try_open(void) {
-  int rc = wal_open(dir, &options, &rec, &w);
-  if (rc) w = NULL;
-  return rc;
-}
-
-static void open_wal(void) {
-  int rc = try_open();
-  char why[500];
-  dw_error_copy(why, sizeof why);
-  ck_assert_msg(rc == DW_OK, "open: %d %s", rc, why);
-}
 
 static void shell(const char *fmt, const char *a, const char *b) {
   char cmd[1200];
   snprintf(cmd, sizeof cmd, fmt, a, b, a);
   ck_assert_int_eq(system(cmd), 0);
-}
-
-/* The directory as a killed process leaves it: the copy was taken before the close. */
-static void crash(void) {
-  shell("cp -a %s %s.crash", dir, dir);
-  wal_close(w);
-  w = NULL;
-  shell("rm -rf %s && mv %s.crash %s", dir, dir);
-}
-
-static struct wal_block *noise(size_t n, uint8_t fill) {
-  static uint8_t payload[1 << 20];
-  uint32_t x = fill + 1u;
-  for (size_t i = 0; i < n; i++) payload[i] = (uint8_t)(x = x * 1664525u + 1013904223u, x >> 24);
-  struct block_header like = {.commit_count = 1, .need = {1, 2, 2, false, 0}, .wall_ns = 1, .origin_id = 1};
-  struct wal_block *b;
-  ck_assert_int_eq(wal_block_create(&like, payload, n, 1, &b), DW_OK);
-  return b;
-}
-
-static int append_block(struct wal_block *b, uint64_t epoch) {
-  int rc = wal_append(w, &b, 1, epoch, 0);
-  wal_block_unref(b);
-  return rc;
-}
-
-static int append(size_t n, uint8_t fill) {
-  return append_block(noise(n, fill), 1);
-}
-
-static void append_many(int n, size_t bytes) {
-  for (int i = 0; i < n; i++) ck_assert_int_eq(append(bytes, (uint8_t)i), DW_OK);
-}
-
-static struct wal_pos end_of_log(void) {
-  struct wal_stat st;
-  wal_stat(w, &st);
-  return st.end;
-}
-
-struct find_block {
-  dw_lsn lsn;
-  char path[600];
-  uint64_t off;
-};
-static int on_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
-  struct find_block *f = arg;
-  if (b->h.first_lsn != f->lsn) return 0;
-  snprintf(f->path, sizeof f->path, "%s", path);
-  f->off = off;
-  return 1;
-}
-static struct find_block find(dw_lsn lsn) {
-  struct find_block f = {.lsn = lsn};
-  struct wal_inspect how = {.on_block = on_block, .arg = &f};
-  struct wal_inspect_report rep;
-  wal_inspect(env_posix(), dir, &how, &rep);
-  ck_assert_msg(f.path[0], "LSN %llu not found", (unsigned long long)lsn);
-  return f;
-}
-
-static void wipe(const char *path, uint64_t off, size_t n) {
-  static const uint8_t zeros[8192];
-  int fd = open(path, O_RDWR);
-  ck_assert_int_ge(fd, 0);
-  ck_assert_int_eq(pwrite(fd, zeros, n, (off_t)off), (ssize_t)n);
-  close(fd);
 }
 
 /* ---- the store is ahead ------------------------------------------------------------------------ */
@@ -131,31 +23,31 @@ START_TEST(a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens) {
   for (unsigned nth = 1; nth <= 12; nth++) { /* beyond the last segment */
     for (size_t op = 0; op < sizeof ops / sizeof *ops; op++) {
       enum fault_op what = ops[op];
-      options.must_reach = options.base;
-      fault_env_boot(faults, 1);
+      fx.options.must_reach = fx.options.base;
+      fault_env_boot(fx.faults, 1);
       open_wal();
-      append_many(300, 700); /* several segments */
+      append_many(300, 700, false); /* several segments */
       struct wal_pos end = end_of_log();
       crash();
       struct find_block f = find(298);
       wipe(f.path, f.off, 2048);
-      fault_env_boot(faults, 2);
-      options.must_reach = end;
-      fault_env_fail(faults, what, nth, DW_IO, true); /* from here on the process is as good as dead */
+      fault_env_boot(fx.faults, 2);
+      fx.options.must_reach = end;
+      fault_env_fail(fx.faults, what, nth, DW_IO, true); /* from here on the process is as good as dead */
       int rc = try_open();
-      if (rc == DW_OK) (void)wal_close(w); /* may be what meets the fault */
-      fault_env_fail(faults, what, 0, DW_OK, false);
+      if (rc == DW_OK) (void)wal_close(fx.w); /* may be what meets the fault */
+      fault_env_fail(fx.faults, what, 0, DW_OK, false);
       open_wal();
-      ck_assert_uint_eq(rec.end.lsn, 300);
-      ck_assert(hash128_eq(&rec.end.chain, &end.chain));
+      ck_assert_uint_eq(fx.rec.end.lsn, 300);
+      ck_assert(hash128_eq(&fx.rec.end.chain, &end.chain));
       ck_assert_int_eq(append(300, 1), DW_OK);
-      wal_close(w);
-      w = NULL;
+      wal_close(fx.w);
+      fx.w = NULL;
       open_wal();
-      ck_assert_uint_eq(rec.end.lsn, 301);
-      wal_close(w);
-      w = NULL;
-      shell("rm -rf %s/*.wal %s/spare* %s/segment.tmp", dir, dir);
+      ck_assert_uint_eq(fx.rec.end.lsn, 301);
+      wal_close(fx.w);
+      fx.w = NULL;
+      shell("rm -rf %s/*.wal %s/spare* %s/segment.tmp", fx.dir, fx.dir);
     }
   }
 }
@@ -173,26 +65,26 @@ static struct wal_block *epoch_block(void) {
 
 START_TEST(a_store_that_is_ahead_by_an_epoch_record_alone_is_ahead_not_diverged) {
   open_wal();
-  append_many(5, 300);
-  shell("cp -a %s %s.crash", dir, dir);
+  append_many(5, 300, false);
+  shell("cp -a %s %s.crash", fx.dir, fx.dir);
   ck_assert_int_eq(append_block(epoch_block(), 2), DW_OK);
-  options.must_reach = end_of_log(); /* a follower's store had applied and flushed the record, its log had not */
-  ck_assert_uint_eq(options.must_reach.lsn, 5);
-  wal_close(w);
-  w = NULL;
-  shell("rm -rf %s && mv %s.crash %s", dir, dir);
+  fx.options.must_reach = end_of_log(); /* a follower's store had applied and flushed the record, its log had not */
+  ck_assert_uint_eq(fx.options.must_reach.lsn, 5);
+  wal_close(fx.w);
+  fx.w = NULL;
+  shell("rm -rf %s && mv %s.crash %s", fx.dir, fx.dir);
   ck_assert_int_eq(try_open(), DW_CORRUPT); /* in the same boot a written block can't vanish */
-  fault_env_boot(faults, 2);
+  fault_env_boot(fx.faults, 2);
   open_wal();
-  ck_assert_int_eq(rec.which, WAL_REC_STORE_AHEAD);
-  ck_assert(hash128_eq(&rec.end.chain, &options.must_reach.chain));
+  ck_assert_int_eq(fx.rec.which, WAL_REC_STORE_AHEAD);
+  ck_assert(hash128_eq(&fx.rec.end.chain, &fx.options.must_reach.chain));
 }
 END_TEST
 
 static int trim_at_the_first_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
   bool *done = arg;
   (void)path, (void)off, (void)b;
-  if (!*done) ck_assert_int_eq(wal_trim(w, 300, NULL), DW_OK);
+  if (!*done) ck_assert_int_eq(wal_trim(fx.w, 300, NULL), DW_OK);
   *done = true;
   return 0;
 }
@@ -202,8 +94,8 @@ START_TEST(a_log_that_is_trimmed_while_it_is_looked_at_is_not_called_corrupt) {
   struct wal_inspect how = {.on_block = trim_at_the_first_block, .arg = &done};
   struct wal_inspect_report rep;
   open_wal();
-  append_many(300, 700); /* several segments */
-  ck_assert_msg(wal_inspect(env_posix(), dir, &how, &rep) == DW_OK, "%s", rep.problem);
+  append_many(300, 700, false); /* several segments */
+  ck_assert_msg(wal_inspect(env_posix(), fx.dir, &how, &rep) == DW_OK, "%s", rep.problem);
   ck_assert(done);
   ck_assert_uint_eq(rep.last.lsn, 300);
 }
@@ -215,33 +107,33 @@ START_TEST(a_new_segment_whose_name_may_or_may_not_be_durable_stops_the_log) {
   open_wal();
   dw_lsn acked = 0;
   int rc;
-  fault_env_fail(faults, FAULT_SYNC_DIR, 1, DW_NO_SPACE, false);
+  fault_env_fail(fx.faults, FAULT_SYNC_DIR, 1, DW_NO_SPACE, false);
   while ((rc = append(700, 1)) == DW_OK) acked++;
   for (int i = 0; i < 3; i++)
     if (append(80, 2) == DW_OK) acked++; /* would still fit into the old segment */
   ck_assert_int_ne(rc, DW_NO_SPACE);
   crash();
   open_wal();
-  ck_assert_uint_eq(rec.end.lsn, acked);
+  ck_assert_uint_eq(fx.rec.end.lsn, acked);
 }
 END_TEST
 
 START_TEST(a_truncation_that_fails_halfway_stops_the_log) {
   open_wal();
-  append_many(300, 700);
+  append_many(300, 700, false);
   struct wal_pos at;
-  ck_assert_int_eq(wal_boundary_at_most(w, 1, 50, &at), DW_OK);
-  fault_env_only(faults, "segment.tmp");
-  fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, false);
-  ck_assert_int_ne(wal_truncate(w, &at), DW_OK);
-  struct wal_block *b = noise(700, 1);
+  ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, 50, &at), DW_OK);
+  fault_env_only(fx.faults, "segment.tmp");
+  fault_env_fail(fx.faults, FAULT_RENAME, 1, DW_NO_SPACE, false);
+  ck_assert_int_ne(wal_truncate(fx.w, &at), DW_OK);
+  struct wal_block *b = noise_block(700, 1);
   dw_lsn acked = 0;
-  if (wal_append(w, &b, 1, 1, 0) == DW_OK && wal_sync(w, NULL) == DW_OK) acked = block_last_lsn(&b->h);
+  if (wal_append(fx.w, &b, 1, 1, 0) == DW_OK && wal_sync(fx.w, NULL) == DW_OK) acked = block_last_lsn(&b->h);
   wal_block_unref(b);
   crash();
   open_wal();
-  ck_assert_uint_ge(rec.end.lsn, acked);
-  ck_assert_uint_ge(rec.end.lsn, 50);
+  ck_assert_uint_ge(fx.rec.end.lsn, acked);
+  ck_assert_uint_ge(fx.rec.end.lsn, 50);
 }
 END_TEST
 
@@ -268,7 +160,7 @@ static int sync_once_bad(struct env_file *f) {
 
 static void *sync_thread(void *arg) {
   (void)arg;
-  return (void *)(intptr_t)wal_sync(w, NULL);
+  return (void *)(intptr_t)wal_sync(fx.w, NULL);
 }
 
 START_TEST(a_sync_beside_one_that_fails_does_not_claim_durability) {
@@ -276,7 +168,7 @@ START_TEST(a_sync_beside_one_that_fails_does_not_claim_durability) {
   sync_ops.fdatasync = sync_once_bad;
   static struct env env;
   env.ops = &sync_ops;
-  options.env = &env;
+  fx.options.env = &env;
   open_wal();
   ck_assert_int_eq(append(300, 1), DW_OK);
   first_waits = true;
@@ -302,7 +194,7 @@ START_TEST(a_sync_beside_one_that_fails_does_not_claim_durability) {
   ck_assert_int_eq((intptr_t)rc_a, DW_IO);
   ck_assert_int_eq((intptr_t)rc_b, DW_CLOSED);
   struct wal_stat st;
-  wal_stat(w, &st);
+  wal_stat(fx.w, &st);
   ck_assert_uint_eq(st.durable_lsn, 0);
 }
 END_TEST
@@ -311,22 +203,22 @@ static atomic_bool stop_syncing;
 static void *sync_until_told(void *arg) {
   (void)arg;
   while (!atomic_load(&stop_syncing))
-    if (wal_sync(w, NULL)) return "sync failed";
+    if (wal_sync(fx.w, NULL)) return "sync failed";
   return NULL;
 }
 
 START_TEST(truncating_beside_a_background_sync_leaves_the_log_alive_and_honest) {
   open_wal();
-  append_many(5, 700);
+  append_many(5, 700, false);
   struct wal_pos at = end_of_log();
   atomic_store(&stop_syncing, false);
   pthread_t t;
   pthread_create(&t, NULL, sync_until_told, NULL);
   for (int i = 0; i < 200; i++) {
-    append_many(i % 2 ? 3 : 120, 700); /* now and then into the next segment */
-    ck_assert_int_eq(wal_truncate(w, &at), DW_OK);
+    append_many(i % 2 ? 3 : 120, 700, false); /* now and then into the next segment */
+    ck_assert_int_eq(wal_truncate(fx.w, &at), DW_OK);
     struct wal_stat st;
-    wal_stat(w, &st);
+    wal_stat(fx.w, &st);
     ck_assert_uint_le(st.durable_lsn, st.end.lsn);
   }
   atomic_store(&stop_syncing, true);
@@ -338,15 +230,15 @@ END_TEST
 
 START_TEST(a_cursor_beyond_a_cut_learns_it_even_after_the_log_has_grown_again) {
   open_wal();
-  append_many(5, 700);
+  append_many(5, 700, false);
   struct wal_pos at = end_of_log();
-  append_many(3, 700);
+  append_many(3, 700, false);
   struct wal_pos beyond = end_of_log();
   struct wal_cursor *low, *high;
-  ck_assert_int_eq(wal_cursor_open(w, &at, &low), DW_OK);
-  ck_assert_int_eq(wal_cursor_open(w, &beyond, &high), DW_OK);
-  ck_assert_int_eq(wal_truncate(w, &at), DW_OK);
-  append_many(20, 900); /* past where the cursor stood, in other strides; too much for the tail cache */
+  ck_assert_int_eq(wal_cursor_open(fx.w, &at, &low), DW_OK);
+  ck_assert_int_eq(wal_cursor_open(fx.w, &beyond, &high), DW_OK);
+  ck_assert_int_eq(wal_truncate(fx.w, &at), DW_OK);
+  append_many(20, 900, false); /* past where the cursor stood, in other strides; too much for the tail cache */
   struct wal_block *b;
   ck_assert_int_eq(wal_cursor_next(high, UINT64_MAX, &b), DW_DIVERGED);
   ck_assert_int_eq(wal_cursor_next(low, UINT64_MAX, &b), DW_OK);
@@ -361,7 +253,7 @@ END_TEST
 /* A raw block whose payload is full of valid blocks with high LSNs, as a user may store them. */
 static struct wal_block *images(size_t n) {
   static uint8_t payload[1 << 16];
-  struct wal_block *inner = noise(64, 3);
+  struct wal_block *inner = noise_block(64, 3);
   struct hash128 prev = {{5}};
   inner->h.epoch = 99;
   inner->h.first_lsn = 1000000;
@@ -379,16 +271,16 @@ START_TEST(stale_values_that_are_block_images_do_not_keep_a_killed_node_from_ope
   open_wal();
   for (int i = 0; i < 30; i++) ck_assert_int_eq(append_block(images(9000), 1), DW_OK);
   dw_lsn oldest;
-  ck_assert_int_eq(wal_trim(w, 30, &oldest), DW_OK);
+  ck_assert_int_eq(wal_trim(fx.w, 30, &oldest), DW_OK);
   ck_assert_uint_gt(oldest, 1);
   for (int i = 0; i < 8; i++) ck_assert_int_eq(append_block(images(9000), 1), DW_OK); /* into a recycled file */
-  append_many(3, 700); /* ends in the middle of a stale block */
+  append_many(3, 700, false); /* ends in the middle of a stale block */
   dw_lsn last = end_of_log().lsn;
-  options.must_reach = (struct wal_pos){0};
-  ck_assert_int_eq(wal_boundary_at_most(w, 1, last, &options.must_reach), DW_OK);
+  fx.options.must_reach = (struct wal_pos){0};
+  ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, last, &fx.options.must_reach), DW_OK);
   crash();
   open_wal();
-  ck_assert_uint_eq(rec.end.lsn, last);
+  ck_assert_uint_eq(fx.rec.end.lsn, last);
 }
 END_TEST
 
@@ -396,59 +288,59 @@ START_TEST(a_torn_block_over_stale_images_is_cut_not_refused) {
   open_wal();
   for (int i = 0; i < 30; i++) ck_assert_int_eq(append_block(images(9000), 1), DW_OK);
   dw_lsn oldest;
-  ck_assert_int_eq(wal_trim(w, 30, &oldest), DW_OK);
+  ck_assert_int_eq(wal_trim(fx.w, 30, &oldest), DW_OK);
   for (int i = 0; i < 8; i++) ck_assert_int_eq(append_block(images(9000), 1), DW_OK);
-  append_many(2, 700);
+  append_many(2, 700, false);
   dw_lsn last = end_of_log().lsn;
-  ck_assert_int_eq(wal_boundary_at_most(w, 1, last - 1, &options.must_reach), DW_OK);
+  ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, last - 1, &fx.options.must_reach), DW_OK);
   crash();
   struct find_block f = find(last);
   wipe(f.path, f.off + 400, 400); /* the process died in the middle of writing it */
   open_wal();
-  ck_assert_int_eq(rec.which, WAL_REC_TORN);
-  ck_assert_uint_eq(rec.end.lsn, last - 1);
+  ck_assert_int_eq(fx.rec.which, WAL_REC_TORN);
+  ck_assert_uint_eq(fx.rec.end.lsn, last - 1);
 }
 END_TEST
 
 /* Rot in a recycled file is still told from its end by what follows in the chain. */
 START_TEST(rot_in_a_recycled_file_is_refused_in_the_same_boot) {
   open_wal();
-  append_many(500, 700);
+  append_many(500, 700, false);
   dw_lsn oldest;
-  ck_assert_int_eq(wal_trim(w, 400, &oldest), DW_OK);
-  append_many(110, 700);
+  ck_assert_int_eq(wal_trim(fx.w, 400, &oldest), DW_OK);
+  append_many(110, 700, false);
   dw_lsn last = end_of_log().lsn;
-  ck_assert_int_eq(wal_boundary_at_most(w, 1, last, &options.must_reach), DW_OK);
+  ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, last, &fx.options.must_reach), DW_OK);
   struct wal_pos before;
-  ck_assert_int_eq(wal_boundary_at_most(w, 1, last - 30, &before), DW_OK);
+  ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, last - 30, &before), DW_OK);
   crash();
-  options.must_reach = before;
+  fx.options.must_reach = before;
   struct find_block f = find(last - 9);
   static const struct {
     uint64_t off;
     size_t n;
   } rot[] = {{200, 100}, {0, 8}, {20, 60}, {96, 16}, {120, 8}};
   for (size_t i = 0; i < sizeof rot / sizeof *rot; i++) {
-    shell("cp -a %s %s.sound", dir, dir);
+    shell("cp -a %s %s.sound", fx.dir, fx.dir);
     wipe(f.path, f.off + rot[i].off, rot[i].n);
     ck_assert_msg(try_open() == DW_CORRUPT, "rot %zu", i);
     struct wal_inspect_report rep;
-    ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
-    shell("rm -rf %s && mv %s.sound %s", dir, dir);
+    ck_assert_int_eq(wal_inspect(env_posix(), fx.dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
+    shell("rm -rf %s && mv %s.sound %s", fx.dir, fx.dir);
   }
   open_wal();
-  ck_assert_uint_eq(rec.end.lsn, last);
+  ck_assert_uint_eq(fx.rec.end.lsn, last);
 }
 END_TEST
 
 START_TEST(verify_names_a_hole_that_valid_blocks_follow) {
   open_wal();
-  append_many(20, 300); /* never synced: no mark proves anything */
+  append_many(20, 300, false); /* never synced: no mark proves anything */
   crash();
   struct find_block f = find(7);
   wipe(f.path, f.off, 128);
   struct wal_inspect_report rep;
-  ck_assert_int_eq(wal_inspect(env_posix(), dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
+  ck_assert_int_eq(wal_inspect(env_posix(), fx.dir, &(struct wal_inspect){0}, &rep), DW_CORRUPT);
   ck_assert_msg(strstr(rep.problem, "LSN 7") && strstr(rep.problem, f.path), "%s", rep.problem);
 }
 END_TEST
@@ -463,16 +355,16 @@ static int count_spares(void *arg, const char *name, bool is_dir) {
 
 START_TEST(files_that_crashes_left_do_not_pile_up) {
   open_wal();
-  wal_close(w);
-  w = NULL;
+  wal_close(fx.w);
+  fx.w = NULL;
   for (int i = 1; i <= 6; i++) {
     char cmd[800];
-    snprintf(cmd, sizeof cmd, "truncate -s 65536 %s/spare-0000000%d %s/segment.tmp", dir, i, dir);
+    snprintf(cmd, sizeof cmd, "truncate -s 65536 %s/spare-0000000%d %s/segment.tmp", fx.dir, i, fx.dir);
     ck_assert_int_eq(system(cmd), 0);
   }
   open_wal();
   int n = 0;
-  ck_assert_int_eq(env_posix()->ops->list(env_posix(), dir, count_spares, &n), DW_OK);
+  ck_assert_int_eq(env_posix()->ops->list(env_posix(), fx.dir, count_spares, &n), DW_OK);
   ck_assert_int_eq(n, 2);
 }
 END_TEST
@@ -481,7 +373,7 @@ int main(void) {
   Suite *s = suite_create("log recovery");
   TCase *t = tcase_create("recovery");
   tcase_set_timeout(t, 60);
-  tcase_add_checked_fixture(t, setup, teardown);
+  tcase_add_checked_fixture(t, wal_fixture_start, wal_fixture_end);
   tcase_add_test(t, a_crash_anywhere_in_a_restart_at_the_store_leaves_a_log_that_opens);
   tcase_add_test(t, a_store_that_is_ahead_by_an_epoch_record_alone_is_ahead_not_diverged);
   tcase_add_test(t, a_log_that_is_trimmed_while_it_is_looked_at_is_not_called_corrupt);
