@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/support/await.h"
 #include "tests/support/daemons.h"
 #include "wal/wal.h"
 
@@ -53,22 +54,6 @@ static void start_cluster(const char *mode, int acks, const char *ack, const cha
     daemon_start(&follower[i]);
   }
 }
-
-static double now_s(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-/* Polls a condition until it holds. */
-#define AWAIT(what, condition)                                                                                         \
-  do {                                                                                                                 \
-    double deadline_ = now_s() + 60;                                                                                   \
-    while (!(condition)) {                                                                                             \
-      ck_assert_msg(now_s() < deadline_, "waited in vain for: %s", what);                                              \
-      poll(NULL, 0, 5);                                                                                                \
-    }                                                                                                                  \
-  } while (0)
 
 static bool streaming(int n) {
   char info[4096], want[64];

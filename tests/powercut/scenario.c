@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "tests/powercut/history.h"
+#include "tests/support/await.h"
 #include "tests/support/daemons.h"
 #include "tests/support/resp_wire.h"
 
@@ -33,21 +34,6 @@ static int below(int n) {
   rnd ^= rnd << 13, rnd ^= rnd >> 7, rnd ^= rnd << 17;
   return (int)(rnd % (uint64_t)n);
 }
-
-static double now_s(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-#define AWAIT(what, condition)                                                                                         \
-  do {                                                                                                                 \
-    double deadline_ = now_s() + 60;                                                                                   \
-    while (!(condition)) {                                                                                             \
-      ck_assert_msg(now_s() < deadline_, "waited in vain for: %s", what);                                              \
-      poll(NULL, 0, 5);                                                                                                \
-    }                                                                                                                  \
-  } while (0)
 
 /* ---- clients --------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,4 @@
 #include "tests/support/daemons.h"
-#include "tests/support/ports.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -17,11 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static double now_s(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
+#include "tests/support/await.h"
+#include "tests/support/ports.h"
 
 void daemon_add_flag(struct daemon_proc *d, const char *fmt, ...) {
   ck_assert_int_lt(d->flag_count, 48);
@@ -123,11 +119,11 @@ void daemon_spawn(struct daemon_proc *d) {
 }
 
 void daemon_await_ready(struct daemon_proc *d) {
-  double deadline = now_s() + 60;
+  double deadline = mono_s() + 60;
   while (!find_ready(d->log, d->log_from)) {
     int status;
     bool died = waitpid(d->pid, &status, WNOHANG) == d->pid;
-    if (died || now_s() > deadline) {
+    if (died || mono_s() > deadline) {
       if (died) d->pid = 0;
       show_log(d->log);
       ck_abort_msg("%s on %s %s", d->exe, d->data, died ? "ended" : "did not become ready");
