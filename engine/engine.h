@@ -24,7 +24,8 @@
 struct replication_ops {
   /* Blocks were appended (already readable through a cursor). awaited: somebody waits for followers to have them. */
   void (*log_grew)(void *ctx, bool awaited);
-  void (*commit_moved)(void *ctx, bool awaited); /* commit_lsn rose; awaited: over a block that was */
+  /* commit_lsn rose. awaited: over a block that somebody waits for followers to have applied. */
+  void (*commit_moved)(void *ctx, bool awaited);
   void (*applied_moved)(void *ctx); /* applied LSN rose */
   /* Follower: asks the primary for its commit_lsn, waits for the answer. DW_OK or DW_STALE. */
   int (*strong_point)(void *ctx, uint32_t wait_ms, dw_lsn *lsn);

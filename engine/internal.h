@@ -166,7 +166,8 @@ struct dw_engine {
   atomic_uint_fast64_t fresh_as_of; /* follower: see engine_fresh_as_of */
   uint64_t epoch;
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
-  dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers */
+  dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers to have it */
+  dw_lsn awaited_applied_lsn; /* ... to have applied it: they have to hear of its commit */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
@@ -243,6 +244,7 @@ void pipeline_finish(dw_engine *, struct write_request *, int rc, struct request
 void pipeline_complete(dw_engine *, struct request_list *done); /* answers all that are applied and acked */
 void pipeline_fail_all(dw_engine *, int rc, const char *why, struct request_list *done);
 void pipeline_advance(dw_engine *);             /* gate_advance with log lines and hooks */
+void pipeline_await(dw_engine *, const struct block_header *); /* it is in the log: who waits for it. mu held */
 bool pipeline_can_log(const dw_engine *);
 bool pipeline_can_apply(const dw_engine *);
 void pipeline_kick(dw_engine *);                /* wakes somebody for each free role that has work */

@@ -103,7 +103,7 @@ static bool logged(dw_engine *e, struct request_list *group, const struct run *r
                                              .need = h->need,
                                              .deadline_ns = now + runs[i].timeout_ns});
     e->unapplied_bytes += block_total_bytes(h);
-    if (h->need.mode != DW_ASYNC) e->awaited_lsn = block_last_lsn(h);
+    pipeline_await(e, h);
     sync |= h->need.durability == DW_DURABILITY_DISK;
     for (uint32_t k = 0; k < runs[i].commits; k++) {
       struct write_request *r = request_list_pop(group);

@@ -141,7 +141,13 @@ void pipeline_advance(dw_engine *e) {
   if (events & GATE_RECOVERED && !e->gate.degraded_pairs)
     engine_log(e, DW_LOG_INFO, "semi-sync again at LSN %llu: followers have caught up, %llu commits went without acks",
                (unsigned long long)e->gate.commit, (unsigned long long)commits);
-  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx, before < e->awaited_lsn);
+  if (e->gate.commit != before && e->rops) e->rops->commit_moved(e->rctx, before < e->awaited_applied_lsn);
+}
+
+void pipeline_await(dw_engine *e, const struct block_header *h) {
+  if (h->need.mode == DW_ASYNC) return;
+  e->awaited_lsn = block_last_lsn(h);
+  if (h->need.ack == DW_ACK_APPLIED) e->awaited_applied_lsn = block_last_lsn(h);
 }
 
 bool pipeline_can_log(const dw_engine *e) {

@@ -18,7 +18,7 @@
 static void follow_commit(dw_engine *e) {
   dw_lsn to = e->known_commit < e->gate.written ? e->known_commit : e->gate.written;
   if (to <= e->gate.commit) return;
-  bool awaited = e->gate.commit < e->awaited_lsn;
+  bool awaited = e->gate.commit < e->awaited_applied_lsn;
   e->gate.commit = to;
   if (e->rops) e->rops->commit_moved(e->rctx, awaited);
   if (pipeline_can_apply(e)) pthread_cond_signal(&e->apply_cond);
@@ -59,11 +59,12 @@ int engine_replica_append(dw_engine *e, struct wal_block **blocks, size_t n) {
   rc = wal_append_sealed(e->wal, blocks, n);
   if (rc) return replica_failed(e, rc);
   const struct block_header *last = &blocks[n - 1]->h;
-  dw_lsn commit = 0, awaited = 0;
+  dw_lsn commit = 0;
+  bool awaited = false;
   uint64_t bytes = 0;
   for (size_t i = 0; i < n; i++) {
     if (blocks[i]->h.commit_lsn > commit) commit = blocks[i]->h.commit_lsn;
-    if (blocks[i]->h.need.mode != DW_ASYNC) awaited = block_last_lsn(&blocks[i]->h);
+    awaited |= blocks[i]->h.need.mode != DW_ASYNC;
     bytes += block_total_bytes(&blocks[i]->h);
   }
   pthread_mutex_lock(&e->mu);
@@ -71,9 +72,9 @@ int engine_replica_append(dw_engine *e, struct wal_block **blocks, size_t n) {
   e->epoch = last->epoch;
   e->unapplied_bytes += bytes;
   if (commit > e->known_commit) e->known_commit = commit;
-  if (awaited) e->awaited_lsn = awaited;
+  for (size_t i = 0; i < n; i++) pipeline_await(e, &blocks[i]->h);
   follow_commit(e);
-  if (e->rops) e->rops->log_grew(e->rctx, awaited > 0);
+  if (e->rops) e->rops->log_grew(e->rctx, awaited);
   pthread_mutex_unlock(&e->mu);
   return DW_OK;
 }

@@ -299,8 +299,9 @@ static void on_probe(struct peer *p, const struct msg_probe *probe) {
   } else if (n->role == DW_PRIMARY) {
     struct engine_positions pos;
     engine_positions(n->e, &pos);
-    if (!pos.fenced)
-      shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n)); /* fenced: it confirms nothing */
+    if (pos.fenced) return; /* it confirms nothing */
+    shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n));
+    shipper_commit(p->ship, pos.commit_lsn, node_now(n)); /* who asked waits for it; else it is told when convenient */
   } /* a follower without a primary knows nobody's commit_lsn: unanswered, staleness grows */
 }
 

@@ -70,8 +70,8 @@ enum ship_action_type {
   /* It is installed: the checkpoint is not needed any more; keep its boundary in the log until the next LOCATE. If the
    * connection breaks before this, keep the checkpoint for a while (peer_timeout or more): it will be resumed. */
   SHIP_DROP_CHECKPOINT,
-  /* Answer a probe: primary: shipper_probe_answer with commit_lsn as it is NOW (asked of the engine, not what
-   * shipper_commit was told last). Cascading follower: send a probe of its own upstream (receiver_probe with
+  /* Answer a probe: primary: shipper_probe_answer with strong_lsn as it is NOW (asked of the engine; after a restart above
+   * commit_lsn, so it is never told as one). Cascading follower: send a probe of its own upstream (receiver_probe with
    * probe.hops + 1), answer when that is answered; no answer if it is not. */
   SHIP_PROBE,
   /* Somebody repairs his log: read blocks behind fetch->from as far as their last LSN is at most fetch->upto, until
@@ -156,7 +156,7 @@ void shipper_chunk(struct shipper *, int rc, const void *data, const char *text,
  * told to the peer with its text, and the connection ends. */
 void shipper_fetched(struct shipper *, int rc, struct wal_block **, size_t n, const char *text, uint64_t now_ns);
 void shipper_fence_answer(struct shipper *, const struct msg_fenced *, uint64_t now_ns);
-void shipper_probe_answer(struct shipper *, const struct msg_probe *, dw_lsn commit_lsn, uint64_t now_ns);
+void shipper_probe_answer(struct shipper *, const struct msg_probe *, dw_lsn strong_lsn, uint64_t now_ns);
 
 /* ---- what to do ---------------------------------------------------------------------------- */
 bool shipper_next(struct shipper *, struct ship_action *);

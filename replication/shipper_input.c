@@ -145,10 +145,10 @@ static void on_probe(struct shipper *s, const struct frame *f) {
   s->probes[(s->probe_head + s->probe_count++) % SHIP_PROBES] = m;
 }
 
-void shipper_probe_answer(struct shipper *s, const struct msg_probe *p, dw_lsn commit_lsn, uint64_t now_ns) {
+void shipper_probe_answer(struct shipper *s, const struct msg_probe *p, dw_lsn strong_lsn, uint64_t now_ns) {
   ship_clock(s, now_ns);
   if (s->phase != SHIP_STREAMING) return;
-  struct msg_probe_answer m = {.id = p->id, .mono_ns = p->mono_ns, .commit_lsn = commit_lsn};
+  struct msg_probe_answer m = {.id = p->id, .mono_ns = p->mono_ns, .commit_lsn = strong_lsn};
   struct buf b = {0};
   if (msg_put_probe_answer(&b, &s->me, &m))
     ship_end(s, DW_NO_MEMORY, 0, false, "no memory for a frame");
