@@ -297,6 +297,8 @@ typedef struct {
                            wait meanwhile are not done, or go on if this fails. DW_NOT_FOUND: no primary answers */
   uint64_t max_lag_ms;  /* refuse if this node's data is staler than that, or of unknown age; 0: any age will do */
   uint32_t timeout_ms;  /* for all of it; 0: 5000 */
+  uint32_t min_term;    /* the new epoch's term is at least this: a coordinator was told so, and may know of terms that no node in
+                           reach knows; 0: the next one of what the nodes know */
 } dw_promote_options;
 
 /* Follower -> primary, without closing: iterators and readers stay. Asks `peers` for what they have, then for the promise to

@@ -138,6 +138,7 @@ struct failover_action {
   enum failover_action_kind kind;
   uint64_t timeout_ns; /* of a request: it has failed if it takes longer */
   uint64_t lease;
+  uint64_t term; /* FO_PROMOTE: the one that was claimed; the epoch is of it or of a later one */
   bool if_leading, on;
   struct failover_expect expect;
   struct failover_leader leader;

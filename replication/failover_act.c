@@ -117,9 +117,10 @@ static bool request_next(struct failover *f, struct failover_action *a) {
 }
 
 /* What a node that is not open yet should open as, if not as primary: a follower, of nobody if nobody leads. So does
- * one that gets no answer for as long as a lease lasts: it can serve reads at least. */
+ * one that gets no answer for as long as a lease lasts: it can serve reads at least. Not without data: it has nothing to
+ * serve, and as an empty follower it could not begin a new cluster any more. */
 static bool open_as_follower(const struct failover *f, bool leads) {
-  if (!f->seen) return f->now >= f->began_ns + f->opt.ttl_ns;
+  if (!f->seen) return f->st.has_data && f->now >= f->began_ns + f->opt.ttl_ns;
   return leads || (!f->view.has_leader && !failover_returns(f));
 }
 
@@ -159,6 +160,7 @@ static bool local_next(struct failover *f, struct failover_action *a) {
     f->promoting = true;
     a->kind = FO_PROMOTE;
     a->timeout_ns = f->valid_until_ns - f->now;
+    a->term = f->term;
     return true;
   }
   if (f->want_promote) { /* too late: the view decides anew */

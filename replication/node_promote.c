@@ -117,6 +117,7 @@ void promote_start(struct node *n, const dw_promote_options *opt, uint64_t now_n
                                  .handover = opt->handover,
                                  .force = opt->force,
                                  .max_lag_ms = opt->max_lag_ms,
+                                 .min_term = opt->min_term,
                                  .timeout_ns = (opt->timeout_ms ? opt->timeout_ms : PROMOTE_TIMEOUT_MS) * 1000000ull};
   struct candidate *c = NULL;
   int rc = check_start(n, opt);

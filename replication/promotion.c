@@ -8,6 +8,8 @@
 #include "engine/engine.h"
 #include "wal/base/status.h"
 
+#define TERMS_AHEAD (1u << 20)
+
 typedef unsigned long long ull;
 
 static void clock_to(struct promotion *p, uint64_t now_ns) {
@@ -87,6 +89,13 @@ static void describe_missing(const struct promotion *p, char *out, size_t cap) {
   }
 }
 
+/* Without the other half of a pair nobody knows its last epoch, but the coordinator may. A claim that is absurd does not
+ * use up the terms. */
+static uint64_t above_claim(uint64_t last, uint32_t min_term) {
+  uint64_t next = epoch_term(last) + 1;
+  return min_term > next && min_term - next < TERMS_AHEAD ? (uint64_t)(min_term - 1) << 32 : last;
+}
+
 static void choose_epoch(struct promotion *p) {
   uint64_t last = p->self.durable.epoch > p->self.promised_epoch ? p->self.durable.epoch : p->self.promised_epoch;
   for (size_t i = 0; i < p->cfg.peers; i++) {
@@ -95,7 +104,7 @@ static void choose_epoch(struct promotion *p) {
     if (m->durable.epoch > last) last = m->durable.epoch;
     if (m->promised_epoch > last) last = m->promised_epoch;
   }
-  p->epoch = epoch_next_term(last, p->cfg.draw);
+  p->epoch = epoch_next_term(above_claim(last, p->cfg.min_term), p->cfg.draw);
 }
 
 /* ---- reasons to refuse -------------------------------------------------------------------------- */

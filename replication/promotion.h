@@ -31,6 +31,7 @@ struct promotion_config {
   bool handover;       /* by the primary itself, which must answer */
   bool force;          /* the operator's word: any promise will do, and who has more loses it */
   uint64_t max_lag_ms; /* 0: any */
+  uint32_t min_term;   /* of the epoch; 0: the next one of what nodes know */
   uint64_t timeout_ns;
   uint32_t draw; /* random, for the epoch */
 };

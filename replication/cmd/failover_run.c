@@ -16,6 +16,7 @@
 #include "replication/cmd/failover_keys.h"
 #include "replication/cmd/net.h"
 #include "replication/cmd/resp_server.h"
+#include "replication/failover_node.h"
 #include "wal/base/status.h"
 
 #define MS 1000000ull
@@ -54,7 +55,7 @@ struct failover_run {
   dw_role open_as;
   char open_follow[FAILOVER_TEXT];
   enum promotion promotion;
-  uint32_t promote_timeout_ms;
+  uint32_t promote_timeout_ms, promote_term;
   int promote_rc;
   char promote_why[400];
   struct failover_report report;
@@ -93,24 +94,8 @@ static dw_engine *engine_of(struct failover_run *r) {
 
 static void take_status(struct failover_run *r) {
   dw_engine *e = engine_of(r);
-  struct failover_status *st = &r->status;
-  const dw_status *s = r->engine_status;
-  *st = (struct failover_status){.healthy = true, .has_data = r->opt.has_data, .lag_ms = UINT64_MAX};
-  if (!e || dw_status_get(e, r->engine_status) != DW_OK) return;
-  st->open = true;
-  st->primary = s->role == DW_PRIMARY && !s->fenced;
-  st->healthy = !s->failed;
-  st->has_data = s->epoch != 0;
-  st->link_up =
-      s->role == DW_FOLLOWER && s->primary_state >= DW_PEER_BOOTSTRAPPING && s->primary_state <= DW_PEER_STREAMING;
-  /* What was only received is in no promise. */
-  st->all_sync = s->mode == DW_SYNC && s->ack != DW_ACK_RECEIVED;
-  for (uint32_t i = 0; i < s->follower_count && i < DW_STATUS_MAX_FOLLOWERS; i++)
-    st->sync_followers += s->followers[i].state == DW_PEER_STREAMING;
-  st->epoch = s->epoch;
-  st->durable_lsn = s->durable_lsn;
-  st->lag_ms = s->staleness_ms;
-  snprintf(st->following, sizeof st->following, "%s", s->role == DW_FOLLOWER ? s->primary : "");
+  failover_see_closed(r->opt.has_data, &r->status);
+  if (e && dw_status_get(e, r->engine_status) == DW_OK) failover_see(r->engine_status, &r->status);
 }
 
 static void open_as(struct failover_run *r, dw_role role, const char *primary) {
@@ -134,7 +119,7 @@ static void promotion_ended(struct failover_run *r, int rc, const char *why) { /
 
 static void *promote_main(void *arg) {
   struct failover_run *r = arg;
-  dw_promote_options o = {.timeout_ms = r->promote_timeout_ms, .max_lag_ms = r->opt.max_lag_ms};
+  dw_promote_options o = {.timeout_ms = r->promote_timeout_ms, .max_lag_ms = r->opt.max_lag_ms, .min_term = r->promote_term};
   int rc = dw_promote(r->engine, &o);
   char why[400];
   snprintf(why, sizeof why, "%s: %.300s", dw_rc_name(rc), rc ? dw_last_error() : "");
@@ -144,13 +129,14 @@ static void *promote_main(void *arg) {
   return NULL;
 }
 
-static void promote(struct failover_run *r, uint64_t timeout_ns) {
+static void promote(struct failover_run *r, uint64_t timeout_ns, uint64_t term) {
   if (!engine_of(r)) {
     open_as(r, DW_PRIMARY, "");
     return;
   }
   r->promote_timeout_ms = (uint32_t)(timeout_ns / MS);
   if (r->promote_timeout_ms == 0) r->promote_timeout_ms = 1;
+  r->promote_term = term > UINT32_MAX ? 0 : (uint32_t)term;
   pthread_mutex_lock(&r->mu);
   r->promotion = PROMOTION_RUNS;
   int err = pthread_create(&r->promoter, NULL, promote_main, r);
@@ -347,7 +333,7 @@ static void ask(struct failover_run *r, const struct failover_action *a) {
 
 static void carry_out(struct failover_run *r, const struct failover_action *a) {
   switch (a->kind) {
-  case FO_PROMOTE: promote(r, a->timeout_ns); break;
+  case FO_PROMOTE: promote(r, a->timeout_ns, a->term); break;
   case FO_FOLLOW: follow(r, a->address); break;
   case FO_DEMOTE: demote(r); break;
   case FO_RESTRICT: restrict_writes(r, a->on); break;

@@ -131,6 +131,7 @@ START_TEST(the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_i
   ck_assert_int_eq(act.expect.record_revision, 0);
   failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = true, .why = ""});
   ck_assert(until(FO_PROMOTE));
+  ck_assert_uint_eq(act.term, 1);
   ck_assert_uint_le(act.timeout_ns, 4000 * FSIM_MS);
   ck_assert(!failover_may_acknowledge(alone, now));
   st.primary = true;
@@ -141,6 +142,22 @@ START_TEST(the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_i
   ck_assert_uint_eq(act.record.epoch, st.epoch);
   ck_assert_uint_eq(act.leader.epoch, st.epoch);
   ck_assert_uint_eq(act.record.node_id, 1);
+}
+END_TEST
+
+START_TEST(without_data_there_is_nothing_to_serve_before_the_coordinator_answers) {
+  st = (struct failover_status){.healthy = true};
+  for (int i = 0; i < 100; i++, now += 200 * FSIM_MS) {
+    failover_step(alone, now, 0, &st);
+    while (failover_next(alone, &act)) {
+      ck_assert_int_ne(act.kind, FO_FOLLOW); /* and could never become the first primary then */
+      if (act.kind <= FO_PROBE) failover_answer(alone, now, &(struct failover_answer){.rc = DW_TIMEOUT, .why = ""});
+    }
+  }
+  st.has_data = true;
+  failover_step(alone, now, 0, &st);
+  ck_assert(failover_next(alone, &act));
+  ck_assert_int_eq(act.kind, FO_FOLLOW);
 }
 END_TEST
 
@@ -663,6 +680,7 @@ int main(void) {
   tcase_add_test(t, a_lease_that_is_granted_for_less_than_asked_ends_earlier);
   tcase_add_test(t, no_request_lasts_beyond_the_deadline);
   tcase_add_test(t, the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_it);
+  tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
   suite_add_tcase(suite, t);

@@ -281,6 +281,22 @@ START_TEST(the_epoch_is_above_everything_that_anybody_knows) {
 }
 END_TEST
 
+START_TEST(the_epoch_is_of_the_term_that_a_coordinator_was_told) {
+  struct promotion_config cfg = config(1, 1);
+  cfg.min_term = 6;
+  start(&cfg, 2ull << 32 | 5, 100); /* the last primary, of term 5, is out of reach */
+  promotion_unreachable(&p, 0, "gone", 1);
+  promotion_tick(&p, 600 * MS);
+  ck_assert_uint_eq(epoch_term(promotion_epoch(&p)), 6);
+  cfg = config(2, 1);
+  cfg.min_term = 3;
+  start(&cfg, 9ull << 32 | 5, 100);
+  told(0, 2, 5, 90);
+  told(1, 3, 5, 90);
+  ck_assert_uint_eq(epoch_term(promotion_epoch(&p)), 10); /* and above everything, still */
+}
+END_TEST
+
 /* ---- handover ---------------------------------------------------------------------------------- */
 
 static struct msg_fenced primary(uint64_t node, uint64_t epoch, dw_lsn lsn, bool writing, enum fence_verdict verdict) {
@@ -697,6 +713,7 @@ int main(void) {
   tcase_add_test(t, a_faster_candidate_is_told_apart_from_a_missing_one);
   tcase_add_test(t, a_promise_to_itself_that_fails_ends_it);
   tcase_add_test(t, the_epoch_is_above_everything_that_anybody_knows);
+  tcase_add_test(t, the_epoch_is_of_the_term_that_a_coordinator_was_told);
   tcase_add_test(t, a_handover_waits_until_it_has_all_that_the_primary_has);
   tcase_add_test(t, a_handover_without_the_primarys_promise_fails);
   tcase_add_test(t, while_the_primary_does_not_answer_there_is_nothing_to_do);
