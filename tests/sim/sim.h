@@ -8,6 +8,7 @@
  *   sim_workload.c   writers and readers
  *   sim_faults.c     crashes, power cuts, wipes, partitions, and the operator who clears up
  *   sim_roles.c      promotions, handovers, nodes pointed elsewhere, and the operator's part in them
+ *   sim_lease*.c     automatic failover: sim_lease.h
  *   sim_model.c      what was written: every block ever made, as a tree of histories
  *   sim_epochs.c     who began which epoch, and what a promotion must not lose
  *   sim_check.c      the invariants
@@ -53,6 +54,9 @@ struct plan {
   uint64_t role_gap_ns;
   struct disk_rates rates; /* while disk errors are on */
 };
+uint64_t plan_pick(struct rng *, const uint64_t *of, size_t n);
+#define PICK(r, ...)                                                                                                   \
+  plan_pick((r), (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 void plan_draw(struct world *);
 void plan_print(const struct world *);
 
@@ -125,6 +129,7 @@ struct begun {
   uint32_t reason;
   int node;
   int from; /* handed over by this node; -1: not */
+  bool forced;
 };
 /* A block that begins an epoch is about to be written for the first time. */
 void epochs_begun(struct world *, struct sim_node *, struct rec *, uint32_t reason);
@@ -211,7 +216,8 @@ struct sim_stats {
   uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked,
       doubt, not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
   uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes,
-      refollows, guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
+      refollows, leases_taken, lease_failovers, etcd_cuts, by_hand,
+      guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
 };
 
 struct committed_at {
@@ -221,11 +227,12 @@ struct committed_at {
 };
 
 struct link;
+struct sim_lease;
 
 struct world {
   uint64_t seed, now, step;
   struct plan plan;
-  struct rng r_plan, r_net, r_sched, r_work, r_fault, r_role;
+  struct rng r_plan, r_net, r_sched, r_work, r_fault, r_role, r_lease;
   struct event *heap;
   size_t heap_n, heap_cap;
   uint64_t seq;
@@ -255,6 +262,8 @@ struct world {
   size_t history_n, history_cap;
   struct begun *begun;
   size_t begun_n, begun_cap;
+
+  struct sim_lease *lease; /* NULL: nodes have no coordinator */
 
   bool trace, quiet;
   uint64_t trace_hash;
@@ -312,12 +321,37 @@ void roles_look(struct world *, struct sim_node *); /* takes in its role, its pr
 void roles_poll(struct world *, struct sim_node *); /* is what was asked of it done? */
 void roles_gone(struct sim_node *);
 void roles_primary_lost(struct world *);
+bool roles_promote(struct world *, struct sim_node *, bool handover);
+void roles_kill(struct world *, struct sim_node *);
+void roles_isolate(struct world *, const struct sim_node *);
 dw_role roles_configured(struct world *, const struct sim_node *); /* what its settings say when it starts */
 void roles_wiped(struct world *, struct sim_node *);
 bool roles_may_wipe(const struct world *, const struct sim_node *);
 /* Is this the newest primary, so that who has something else may be wiped? */
 bool roles_newest(const struct world *, const struct sim_node *);
 struct sim_node *roles_root(struct world *, struct sim_node *); /* the primary above it (or itself); NULL: none */
+
+/* sim_lease*.c: nothing happens in these without a coordinator */
+void lease_draw(struct world *);
+void lease_print(const struct world *);
+void lease_print_node(const struct sim_node *);
+void lease_start(struct world *);
+void lease_faults_start(struct world *);
+void lease_faults_end(struct world *);
+void lease_end(struct world *); /* all processes, but for their engines */
+void lease_free(struct world *);
+bool lease_may_open(struct world *, struct sim_node *, dw_options *); /* false: it waits for its role */
+void lease_opened(struct world *, struct sim_node *, int rc);
+bool lease_stops_first(struct world *, struct sim_node *); /* the lease is given back before the engine closes */
+void lease_gone(struct world *, struct sim_node *);        /* its process is */
+void lease_wiped(struct world *, struct sim_node *);
+void lease_poll(struct world *, struct sim_node *);
+void lease_stood_still(struct world *, uint64_t since_ns); /* everybody has, while some node was closed */
+void lease_begun(struct world *, struct sim_node *, const struct rec *, uint32_t reason);
+void lease_acked(struct world *, struct sim_node *, const struct wreq *);
+bool lease_refuses(const struct world *, const struct sim_node *, const dw_write_options *);
+bool lease_converged(struct world *);
+bool lease_leaves_it_to_hands(const struct world *); /* may the operator promote somebody? */
 
 /* sim_check.c */
 void check_opened(struct world *, struct sim_node *);

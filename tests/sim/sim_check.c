@@ -265,6 +265,7 @@ void check_answer(struct world *w, struct wreq *q, int rc, dw_lsn lsn) {
     q->state = WRITE_OK;
     w->st.acked++;
     check_ok(w, n, q);
+    lease_acked(w, n, q);
     break;
   case DW_TIMEOUT:
   case DW_IO:
@@ -343,7 +344,7 @@ bool check_converged(struct world *w) {
     if (mine.applied.lsn != pos.tail.lsn || s.primary_state != DW_PEER_STREAMING) return false;
     if (!hash128_eq(&mine.tail.chain, &pos.tail.chain)) return false;
   }
-  return true;
+  return lease_converged(w);
 }
 
 struct file_check {

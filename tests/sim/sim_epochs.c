@@ -76,6 +76,8 @@ void epochs_begun(struct world *w, struct sim_node *n, struct rec *r, uint32_t r
   struct begun *b = &w->begun[w->begun_n++];
   *b = (struct begun){.epoch = r->epoch, .at = w->now, .rec = r, .reason = reason, .node = n->idx, .from = -1};
   w->st.begun += reason == EPOCH_PROMOTED;
+  b->forced = n->asking && n->ask.promote && n->ask.opt.force;
+  lease_begun(w, n, r, reason);
   if (reason == EPOCH_PROMOTED && n->asking && n->ask.promote && n->ask.opt.handover) {
     const struct begun *before = epochs_find(w, r->parent->epoch);
     if (before) b->from = before->node;

@@ -19,6 +19,7 @@ static void power_cut(struct world *w, struct sim_node *n) {
   if (node_up(n)) {
     node_kill(w, n, true);
   } else if (n->state == NODE_DOWN) {
+    lease_gone(w, n);
     disk_power_cut(n->disk);
     model_lost_unsynced(n);
     n->boot_ns = w->now;
@@ -131,7 +132,7 @@ static void fault_event(struct world *w, struct sim_node *none, void *arg) {
     break;
   case 12:
     if (p->wall_jumps) n->wall_off_ns += (int64_t)rng_below(&w->r_fault, 200 * SEC) - (int64_t)(100 * SEC);
-    if (p->stalls) n->stall_ns = w->now + rng_skewed(&w->r_fault, 1 * MS, 1 * SEC);
+    if (p->stalls && n->freeze_ns <= w->now) n->stall_ns = w->now + rng_skewed(&w->r_fault, 1 * MS, 1 * SEC);
     break;
   default:
     if (p->wipes && n->role == DW_FOLLOWER && rng_percent(&w->r_fault, 30)) faults_wipe(w, n);
@@ -226,6 +227,7 @@ void faults_operate(struct world *w) {
 
 void faults_end(struct world *w) {
   net_unblocked(w);
+  lease_faults_end(w);
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     struct sim_node *n = &w->node[i];
     errors_end(w, n, NULL);

@@ -93,6 +93,8 @@ static void report(const struct sim_stats *s, double took) {
          "lost 0\n",
          (ull)s->promotions, (ull)s->promotions_asked, (ull)s->handovers, (ull)s->handovers_asked, (ull)s->begun,
          (ull)s->forced, (ull)s->fencings, (ull)s->demotions, (ull)s->freezes, (ull)s->refollows, (ull)s->guarded);
+  printf("leases taken %llu, for a failover %llu; cut off from etcd %llu, promoted by hand since nobody led %llu\n",
+         (ull)s->leases_taken, (ull)s->lease_failovers, (ull)s->etcd_cuts, (ull)s->by_hand);
   printf("connections cut %llu, partitions %llu, bytes sent %.1f MB; followers refused as diverged %llu\n",
          (ull)s->cuts, (ull)s->partitions, (double)s->bytes_sent / 1e6, (ull)s->refusals);
   printf("writes %llu: OK %llu, in doubt %llu, not done %llu; blocks %llu; reads %llu (stale %llu), iterators %llu\n",

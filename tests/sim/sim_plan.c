@@ -3,11 +3,9 @@
 
 #include <stdio.h>
 
-static uint64_t pick(struct rng *r, const uint64_t *of, size_t n) {
+uint64_t plan_pick(struct rng *r, const uint64_t *of, size_t n) {
   return of[rng_below(r, n)];
 }
-#define PICK(r, ...)                                                                                                   \
-  pick((r), (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 
 static void draw_options(struct plan *p, struct rng *r) {
   dw_options *o = &p->opt;
@@ -90,6 +88,7 @@ void plan_draw(struct world *w) {
   if (rng_percent(r, 15)) draw_churn(p, r);
   p->promotions = p->failover || rng_percent(&w->r_role, 30);
   p->role_gap_ns = PICK(&w->r_role, 300 * MS, 1 * SEC, 3 * SEC);
+  lease_draw(w);
 }
 
 void plan_print(const struct world *w) {
@@ -111,4 +110,5 @@ void plan_print(const struct world *w) {
          p->partitions ? " partition" : "", p->cuts ? " cut" : "", p->stalls ? " stall" : "",
          p->wall_jumps ? " wall-clock" : "", p->disk_errors ? " disk-errors" : "", p->full ? " full" : "",
          p->rot ? " rot" : "", p->failover ? " failover" : "", p->promotions ? " promotions" : "");
+  lease_print(w);
 }

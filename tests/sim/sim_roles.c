@@ -107,7 +107,7 @@ static bool ask(struct world *w, struct sim_node *n, const struct role_request *
   return true;
 }
 
-static bool ask_promote(struct world *w, struct sim_node *n, bool handover) {
+bool roles_promote(struct world *w, struct sim_node *n, bool handover) {
   static const uint32_t times[] = {200, 1000, 3000, 0};
   struct role_request r = {.promote = true};
   if (n->role != DW_FOLLOWER || !has_data(n)) return false;
@@ -136,6 +136,7 @@ static void promoted(struct world *w, struct sim_node *n) {
 
 void roles_poll(struct world *w, struct sim_node *n) {
   int rc;
+  lease_poll(w, n);
   if (!n->asking || !node_up(n)) return;
   if (!role_poll(node_driver(n), &n->ask, &rc)) {
     if (w->now > n->ask_ns + n->ask_limit_ns && w->now > n->freeze_ns + 10 * SEC)
@@ -159,6 +160,7 @@ void roles_gone(struct sim_node *n) {
 }
 
 void roles_wiped(struct world *w, struct sim_node *n) {
+  lease_wiped(w, n);
   if (n->promised > n->forgot) n->forgot = n->promised;
   n->promised = 0;
   for (struct rec *r = w->recs; r; r = r->all_next) r->kept = (uint16_t)(r->kept & ~(1u << n->idx));
@@ -197,7 +199,7 @@ static void freeze(struct world *w, struct sim_node *n) {
   world_trace(w, n, "is frozen for %.3f s", (double)(n->freeze_ns - w->now) / 1e9);
 }
 
-static void isolate(struct world *w, const struct sim_node *n) {
+void roles_isolate(struct world *w, const struct sim_node *n) {
   uint64_t until = w->now + rng_skewed(&w->r_role, 50 * MS, 6 * SEC);
   unsigned how = (unsigned)rng_below(&w->r_role, 4); /* both ways, one way, the other, or it keeps one friend */
   unsigned friend = (unsigned)rng_below(&w->r_role, w->plan.nodes);
@@ -215,7 +217,7 @@ static void isolate(struct world *w, const struct sim_node *n) {
               (double)(until - w->now) / 1e9);
 }
 
-static void kill_somehow(struct world *w, struct sim_node *n) {
+void roles_kill(struct world *w, struct sim_node *n) {
   if (!node_up(n)) return;
   switch (rng_below(&w->r_role, 3)) {
   case 0: node_kill(w, n, w->plan.power && rng_percent(&w->r_role, 50)); break;
@@ -230,7 +232,7 @@ static void kill_somehow(struct world *w, struct sim_node *n) {
 static void promote_event(struct world *w, struct sim_node *none, void *arg) {
   struct sim_node *n = arg;
   (void)none;
-  if (!w->healing) ask_promote(w, n, false);
+  if (!w->healing) roles_promote(w, n, false);
 }
 
 static void promote_soon(struct world *w, uint64_t within_ns) {
@@ -245,15 +247,15 @@ static void trouble_event(struct world *w, struct sim_node *none, void *arg) {
   if (w->healing) return;
   switch (rng_below(&w->r_role, 6)) {
   case 0:
-  case 1: kill_somehow(w, n); break;
-  case 2: isolate(w, n); break;
+  case 1: roles_kill(w, n); break;
+  case 2: roles_isolate(w, n); break;
   case 3:
     if (w->plan.disk_errors || w->plan.full) faults_disk(w, n, !w->plan.disk_errors);
     break;
   case 4: freeze(w, n); break;
   default:
     other = draw_follower(w, n);
-    if (other) ask_promote(w, other, false);
+    if (other) roles_promote(w, other, false);
   }
 }
 
@@ -263,16 +265,16 @@ static void trouble_soon(struct world *w, struct sim_node *n) {
 
 static void hand_over(struct world *w) {
   struct sim_node *n = draw_follower(w, NULL);
-  if (!n || !ask_promote(w, n, true)) return;
+  if (!n || !roles_promote(w, n, true)) return;
   if (rng_percent(&w->r_role, 60)) trouble_soon(w, rng_percent(&w->r_role, 50) ? n : &w->node[w->primary]);
 }
 
 static void two_at_once(struct world *w) {
   struct sim_node *a = draw_follower(w, NULL), *b = draw_follower(w, a);
   if (!a || !b) return;
-  ask_promote(w, a, false);
+  roles_promote(w, a, false);
   if (rng_percent(&w->r_role, 50))
-    ask_promote(w, b, false);
+    roles_promote(w, b, false);
   else
     world_at(w, w->now + rng_skewed(&w->r_role, 1000, 100 * MS), NULL, promote_event, b);
   if (rng_percent(&w->r_role, 30)) trouble_soon(w, rng_percent(&w->r_role, 50) ? a : b);
@@ -304,11 +306,11 @@ static void role_event(struct world *w, struct sim_node *none, void *arg) {
   case 3:
   case 4: hand_over(w); break;
   case 5:
-    kill_somehow(w, p);
+    roles_kill(w, p);
     promote_soon(w, 1 * SEC);
     break;
   case 6:
-    isolate(w, p);
+    roles_isolate(w, p);
     promote_soon(w, 2 * SEC);
     break;
   case 7:
@@ -326,7 +328,7 @@ static void role_event(struct world *w, struct sim_node *none, void *arg) {
 }
 
 void roles_start(struct world *w) {
-  if (w->plan.promotions && w->plan.fault_gap_ns) world_at(w, w->now + 300 * MS, NULL, role_event, NULL);
+  if (w->plan.promotions && w->plan.fault_gap_ns && !w->lease) world_at(w, w->now + 300 * MS, NULL, role_event, NULL);
 }
 
 /* ---- the operator ------------------------------------------------------------------------------ */
@@ -397,7 +399,7 @@ static void look_for_primary(struct world *w) {
   struct role_request r = {.promote = true};
   const dw_options *o = &w->plan.opt;
   r.opt.force = w->healing && all_up(w) && o->mode != DW_ASYNC && with_data + o->acks < w->plan.nodes;
-  ask(w, best, &r);
+  if (ask(w, best, &r)) w->st.by_hand += w->lease != NULL;
 }
 
 /* Follows the newest primary, or is told to; through others, too, until the end: only those who follow it directly
@@ -422,6 +424,6 @@ static void steer(struct world *w, struct sim_node *n) {
 void roles_operate(struct world *w) {
   if (!w->plan.promotions) return;
   learn(w);
-  look_for_primary(w);
-  for (unsigned i = 0; i < w->plan.nodes; i++) steer(w, &w->node[i]);
+  if (lease_leaves_it_to_hands(w)) look_for_primary(w);
+  for (unsigned i = 0; i < w->plan.nodes && !w->lease; i++) steer(w, &w->node[i]);
 }

@@ -69,7 +69,7 @@ static void write_one(struct world *w, struct sim_node *n) {
   world_trace(w, n, "write %u: %u operations, mode %d ack %d acks %u durability %d timeout %u ms", q->id, q->ops,
               (int)q->wo.mode, (int)q->wo.ack, q->wo.acks, (int)q->wo.durability, q->wo.timeout_ms);
   dw_batch *b = batch_of(w, q);
-  int rc = dw_write_async(n->e, &q->wo, b, answered, q);
+  int rc = lease_refuses(w, n, &q->wo) ? DW_NOT_ENOUGH_FOLLOWERS : dw_write_async(n->e, &q->wo, b, answered, q);
   dw_batch_destroy(b);
   if (rc == DW_OK) return;
   q->state = WRITE_NOT_DONE;

@@ -50,6 +50,7 @@ static void print_node(const struct sim_node *n) {
            (unsigned long long)p.applied.lsn, (unsigned long long)p.persisted_lsn, (unsigned long long)p.oldest.lsn + 1,
            (unsigned long long)p.epoch, (int)s.primary_state, s.error);
   }
+  lease_print_node(n);
   printf("\n");
 }
 
@@ -213,6 +214,7 @@ void node_start(struct world *w, struct sim_node *n) {
   dw_options o = w->plan.opt;
   if (n->state != NODE_DOWN) return;
   o.role = roles_configured(w, n);
+  if (!lease_may_open(w, n, &o)) return;
   o.node_id = (uint64_t)n->idx + 1;
   o.log = log_line;
   o.log_arg = n;
@@ -238,6 +240,7 @@ void node_start(struct world *w, struct sim_node *n) {
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
+    lease_opened(w, n, rc);
     n->e = NULL;
     n->state = NODE_DOWN;
     n->life++;
@@ -253,10 +256,12 @@ void node_start(struct world *w, struct sim_node *n) {
   n->open_failures = 0;
   check_opened(w, n);
   disk_forget_lost(n->disk);
+  lease_opened(w, n, DW_OK);
   step_at(w, n, w->now + 1000);
 }
 
 static void gone(struct world *w, struct sim_node *n) {
+  lease_gone(w, n);
   workload_node_gone(w, n);
   roles_gone(n);
   n->state = NODE_CLOSING;
@@ -269,9 +274,11 @@ void node_reap(struct world *w, struct sim_node *n) {
   world_trace(w, n, "is dead (%s)", n->cutting ? "power cut" : "crash");
   net_node_died(n, n->cutting);
   gone(w, n);
+  uint64_t since = w->now;
   n->on_stack++;
   (void)dw_close(n->e);
   n->on_stack--;
+  lease_stood_still(w, since);
   n->e = NULL;
   n->state = NODE_DOWN;
   n->life++; /* what closing planned is void */
@@ -299,12 +306,14 @@ void node_kill(struct world *w, struct sim_node *n, bool power) {
 }
 
 void node_stop_cleanly(struct world *w, struct sim_node *n) {
-  if (!node_up(n) || n->on_stack) return;
+  if (!node_up(n) || n->on_stack || lease_stops_first(w, n)) return;
   world_trace(w, n, "stops");
   gone(w, n);
+  uint64_t since = w->now;
   n->on_stack++;
   int rc = dw_close(n->e);
   n->on_stack--;
+  lease_stood_still(w, since);
   world_trace(w, n, "stopped: %s", dw_rc_name(rc));
   n->e = NULL;
   n->state = NODE_DOWN;
@@ -324,6 +333,7 @@ static void world_make(struct world *w, uint64_t seed, bool trace) {
   w->r_work = rng_make(seed, 13);
   w->r_fault = rng_make(seed, 14);
   w->r_role = rng_make(seed, 15);
+  w->r_lease = rng_make(seed, 16);
   w->now = 1000 * SEC;
   plan_draw(w);
   model_init(w);
@@ -362,10 +372,12 @@ static void sum_up(struct world *w, struct sim_stats *sum) {
 void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum) {
   world_make(w, seed, trace);
   if (trace) plan_print(w);
+  lease_start(w);
   for (unsigned i = 0; i < w->plan.nodes; i++) node_start(w, &w->node[i]);
   workload_start(w);
   faults_start(w);
   roles_start(w);
+  lease_faults_start(w);
   uint64_t end = w->now + w->plan.run_ns;
   while (w->now < end && w->heap_n) run_one(w);
 
@@ -389,10 +401,12 @@ void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum
   }
   world_trace(w, NULL, "converged");
   for (unsigned i = 0; i < w->plan.nodes; i++) check_files(w, &w->node[i]);
+  lease_end(w);
   for (unsigned i = 0; i < w->plan.nodes; i++) node_stop_cleanly(w, &w->node[i]);
   sum_up(w, sum);
   for (unsigned i = 0; i < w->plan.nodes; i++) disk_destroy(w->node[i].disk);
   net_free(w);
+  lease_free(w);
   model_free(w);
   free(w->heap);
 }
