@@ -312,7 +312,8 @@ DW_API int dw_promote(dw_engine *, const dw_promote_options *);
 
 /* Follows `primary` ("host:port", copied) from now on; NULL: nobody, acknowledge nothing, serve what is there. A primary becomes a
  * follower: writes that are not answered yet end with DW_FENCED, in doubt if they were logged. What such a log holds
- * beyond the new primary's history is dealt with when they meet. Any thread. DW_INVALID (not an address), DW_CLOSED. */
+ * beyond the new primary's history is dealt with when they meet. Any thread. DW_INVALID (not an address), DW_CLOSED; DW_IO,
+ * DW_NO_SPACE: a primary could not note that it follows, and goes on; after NULL it stays fenced: ask again. */
 DW_API int dw_follow(dw_engine *, const char *primary);
 
 /* dw_follow for a node that has applied what `primary` lacks (it was refused with DW_DIVERGED): its data gives way.

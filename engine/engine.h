@@ -133,6 +133,8 @@ int engine_promote(dw_engine *, uint64_t epoch);
 /* Primary -> follower, in place. Unanswered writes end in doubt (logged) or not done, with DW_FENCED. Blocks until log
  * leader and appliers stand still. DW_LOCKED, only without threads: a step is under way, try again. */
 int engine_demote(dw_engine *);
+/* For whoever must not acknowledge any more: if that can't be noted (NODE), it stays a primary, but fenced. Ask again. */
+int engine_stand_down(dw_engine *);
 
 /* Epochs of this history, oldest first: copies up to cap, returns how many there are. */
 size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);

@@ -348,7 +348,8 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
   return rc;
 }
 
-int engine_demote(dw_engine *e) {
+/* for_good: it acknowledges nothing from here on, whether that can be noted or not. */
+static int demote(dw_engine *e, bool for_good) {
   struct request_list done;
   request_list_init(&done);
   pthread_mutex_lock(&e->mu);
@@ -361,6 +362,7 @@ int engine_demote(dw_engine *e) {
     return dw_fail(DW_LOCKED, "a step of the engine is under way: try again");
   }
   const dw_lsn shown = atomic_load(&e->commit_lsn);
+  const bool was_fenced = e->fenced;
   e->fenced = true; /* whoever is logging just now answers its group so */
   atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   pipeline_fail_all(e, DW_FENCED, "this node becomes a follower", &done);
@@ -375,7 +377,7 @@ int engine_demote(dw_engine *e) {
   int rc = save_role(e, 0, true); /* nothing is queued and nothing logged meanwhile: it is fenced */
   pthread_mutex_lock(&e->mu);
   if (rc) { /* then it goes on as what it was */
-    e->fenced = e->node.promised_epoch > e->epoch;
+    e->fenced = for_good || was_fenced || e->node.promised_epoch > e->epoch;
     if (!e->fenced) atomic_store_explicit(&e->commit_lsn, shown, memory_order_release);
     apply_role_release(e);
     pthread_mutex_unlock(&e->mu);
@@ -393,4 +395,12 @@ int engine_demote(dw_engine *e) {
   pthread_mutex_unlock(&e->mu);
   pipeline_wake(&done);
   return DW_OK;
+}
+
+int engine_demote(dw_engine *e) {
+  return demote(e, false);
+}
+
+int engine_stand_down(dw_engine *e) {
+  return demote(e, true);
 }

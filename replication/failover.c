@@ -81,6 +81,7 @@ static void step_down(struct failover *f, bool resign, const char *why) {
   f->audits[f->audit_count - 1].to_node = 0;
   f->state = FO_WAITING;
   f->want_demote = true;
+  f->demote_at = 0;
   f->want_resign = resign;
   f->want_record = f->want_promote = f->want_restricted = false;
   f->lost = false;
@@ -376,6 +377,13 @@ void failover_stop(struct failover *f) {
   if (f->state == FO_LEADING || f->state == FO_KEPT || f->state == FO_PROMOTING)
     step_down(f, false, "this node is stopping");
   f->want_demote |= f->st.primary;
+}
+
+/* It stands for nothing, and follows nobody, until it is done. */
+void failover_not_demoted(struct failover *f, uint64_t now_ns) {
+  f->now = now_ns;
+  f->want_demote = true;
+  f->demote_at = now_ns + f->opt.renew_ns;
 }
 
 /* ---- asking the machine --------------------------------------------------------------------------------- */

@@ -169,6 +169,8 @@ bool failover_next(struct failover *, struct failover_action *);
 uint64_t failover_wake(const struct failover *);
 void failover_answer(struct failover *, uint64_t now_ns, const struct failover_answer *);
 void failover_promoted(struct failover *, uint64_t now_ns, int rc, const char *why);
+/* DEMOTE was not carried out: it is asked for again. Whoever carries it out lets the node acknowledge nothing all the same. */
+void failover_not_demoted(struct failover *, uint64_t now_ns);
 /* Steps down, gives the lease back; then the state is FO_STOPPED. */
 void failover_stop(struct failover *);
 

@@ -126,7 +126,7 @@ static bool open_as_follower(const struct failover *f, bool leads) {
 
 static bool follow_next(struct failover *f, struct failover_action *a) {
   const struct failover_view *v = &f->view;
-  if (f->promoting || f->stopping || f->st.primary || f->now < f->follow_at) return false;
+  if (f->promoting || f->stopping || f->st.primary || f->want_demote || f->now < f->follow_at) return false;
   if (f->state != FO_WAITING && f->state != FO_STANDING) return false;
   bool other = f->seen && v->has_leader && v->leader.node_id != f->opt.node_id, leads = other && v->leader.epoch;
   if (f->st.open ? !leads || strcmp(v->leader.address, f->st.following) == 0 : !open_as_follower(f, other))
@@ -138,7 +138,7 @@ static bool follow_next(struct failover *f, struct failover_action *a) {
 }
 
 static bool local_next(struct failover *f, struct failover_action *a) {
-  if (f->want_demote) {
+  if (f->want_demote && f->now >= f->demote_at) {
     f->want_demote = false;
     f->st.primary = false;
     a->kind = FO_DEMOTE;
@@ -181,6 +181,7 @@ uint64_t failover_wake(const struct failover *f) {
   uint64_t at = f->look_at;
   if (f->lease ? f->renew_at < at : f->grant_at < at) at = f->lease ? f->renew_at : f->grant_at;
   if (f->lease && f->publish_at < at) at = f->publish_at;
+  if (f->want_demote && f->demote_at < at) at = f->demote_at;
   if (f->state == FO_LEADING && f->valid_until_ns < at) at = f->valid_until_ns;
   return at;
 }

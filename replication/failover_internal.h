@@ -26,7 +26,7 @@ struct failover {
 
   /* the lease */
   uint64_t lease, valid_until_ns; /* 0: none */
-  uint64_t renew_at, publish_at, look_at, grant_at, follow_at, probe_at, retry_at;
+  uint64_t demote_at, renew_at, publish_at, look_at, grant_at, follow_at, probe_at, retry_at;
   bool reachable;
 
   /* what was seen */

@@ -127,7 +127,7 @@ void role_resume(struct node *n) {
 
 static void demote_run(void *arg) { /* worker */
   struct role_change *c = arg;
-  c->rc = engine_demote(c->n->e);
+  c->rc = c->primary[0] ? engine_demote(c->n->e) : engine_stand_down(c->n->e);
   if (c->rc) dw_error_copy(c->why, sizeof c->why);
 }
 

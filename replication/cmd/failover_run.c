@@ -39,7 +39,7 @@ struct failover_run {
   struct failover_status status;
   struct failover_view view;
   dw_status *engine_status;
-  bool said_unreachable;
+  bool said_unreachable, said_not_demoted;
   struct failover_audit early[AUDITS_EARLY]; /* before there is a directory */
   unsigned early_count;
 
@@ -165,7 +165,11 @@ static void demote(struct failover_run *r) {
     nanosleep(&(struct timespec){.tv_nsec = DEMOTE_RETRY_NS}, NULL);
     rc = dw_follow(e, NULL);
   }
-  if (rc) say(r, DW_LOG_ERROR, "coordinator: can't step down: %s: %s", dw_rc_name(rc), dw_last_error());
+  if (rc && !r->said_not_demoted)
+    say(r, DW_LOG_ERROR, "coordinator: can't note that this node steps down, it acknowledges nothing and tries again: %s: %s",
+        dw_rc_name(rc), dw_last_error());
+  r->said_not_demoted = rc != DW_OK;
+  if (rc) failover_not_demoted(r->machine, now_ns());
 }
 
 static void restrict_writes(struct failover_run *r, bool on) {

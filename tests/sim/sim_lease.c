@@ -183,6 +183,7 @@ static void change_ended(struct lease_run *r, int rc) {
     return;
   }
   if (rc) world_trace(r->w, r->n, "lease: its engine says %s: %s", dw_rc_name(rc), dw_last_error());
+  if (rc && r->demoting) failover_not_demoted(r->f, node_mono(r->n));
   r->changing = r->demoting = false;
   turn_soon(r);
 }

@@ -85,6 +85,8 @@ static void cut_from_etcd(struct world *w, struct sim_node *n) {
   world_trace(w, n, "is cut off from etcd%s for %.3f s", how == 1 ? " (answers)" : how == 2 ? " (requests)" : "",
               (double)(until - w->now) / 1e9);
   if (rng_percent(&w->r_lease, 40)) roles_isolate(w, n);
+  /* Whoever has to step down may find that he can't write it down. */
+  if ((w->plan.disk_errors || w->plan.full) && rng_percent(&w->r_lease, 30)) faults_disk(w, n, !w->plan.disk_errors);
 }
 
 static void kill_it(struct world *w, struct sim_node *n) {

@@ -935,6 +935,24 @@ START_TEST(a_primary_that_can_not_note_that_it_follows_goes_on) {
 }
 END_TEST
 
+START_TEST(a_primary_that_must_stand_down_acknowledges_nothing_even_if_it_can_not_note_it) {
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_IO, false);
+  ck_assert_int_eq(engine_stand_down(e), DW_IO);
+  struct answer a = {0};
+  ck_assert_int_eq(status().role, DW_PRIMARY);
+  ck_assert_int_eq(put_async(&async, "second", &a), DW_FENCED);
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_IO, false);
+  ck_assert_int_eq(engine_demote(e), DW_IO); /* nor does that undo it */
+  ck_assert_int_eq(put_async(&async, "second", &a), DW_FENCED);
+  ck_assert_int_eq(engine_stand_down(e), DW_OK);
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert(has("first"));
+}
+END_TEST
+
 static void await_waiter(void) {
   for (unsigned waiters = 0; !waiters; usleep(1000)) {
     pthread_mutex_lock(&e->mu);
@@ -1003,6 +1021,7 @@ int main(void) {
   tcase_add_test(t, a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens);
   tcase_add_test(t, the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off);
   tcase_add_test(t, a_primary_that_can_not_note_that_it_follows_goes_on);
+  tcase_add_test(t, a_primary_that_must_stand_down_acknowledges_nothing_even_if_it_can_not_note_it);
   suite_add_tcase(s, t);
   return check_main(s);
 }

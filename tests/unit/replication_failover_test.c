@@ -52,6 +52,8 @@ static void lone_end(void) {
   failover_destroy(alone);
 }
 
+static unsigned follows; /* how often it was asked for */
+
 /* Does what the machine asks, at once and with success, until it wants `kind`. */
 static bool until(enum failover_action_kind kind) {
   for (int i = 0; i < 1000; i++) {
@@ -61,6 +63,7 @@ static bool until(enum failover_action_kind kind) {
       continue;
     }
     if (act.kind == kind) return true;
+    follows += act.kind == FO_FOLLOW;
     struct failover_answer a = {
         .rc = DW_OK, .lease = 7, .ttl_ns = 5000 * FSIM_MS, .done = true, .view = &view, .why = ""};
     if (act.kind <= FO_PROBE) {
@@ -142,6 +145,28 @@ START_TEST(the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_i
   ck_assert_uint_eq(act.record.epoch, st.epoch);
   ck_assert_uint_eq(act.leader.epoch, st.epoch);
   ck_assert_uint_eq(act.record.node_id, 1);
+}
+END_TEST
+
+START_TEST(a_demotion_that_fails_is_asked_for_until_it_is_done) {
+  ck_assert(until(FO_RECORD));
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = true, .why = ""});
+  st.healthy = false;
+  ck_assert(until(FO_DEMOTE));
+  st.primary = false; /* fenced, but it could not be noted */
+  follows = 0;
+  for (int i = 0; i < 3; i++) {
+    uint64_t failed = now;
+    failover_not_demoted(alone, now);
+    view.has_leader = true;
+    view.leader.node_id = view.leader.epoch = 2;
+    strcpy(view.leader.address, "10.0.0.2:7400");
+    ck_assert(until(FO_DEMOTE)); /* nothing else is done with the engine, though somebody leads */
+    ck_assert_uint_ge(now, failed + 500 * FSIM_MS);
+    ck_assert_uint_lt(now, failed + 600 * FSIM_MS);
+  }
+  ck_assert_uint_eq(follows, 0);
+  ck_assert(until(FO_FOLLOW));
 }
 END_TEST
 
@@ -680,6 +705,7 @@ int main(void) {
   tcase_add_test(t, a_lease_that_is_granted_for_less_than_asked_ends_earlier);
   tcase_add_test(t, no_request_lasts_beyond_the_deadline);
   tcase_add_test(t, the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_it);
+  tcase_add_test(t, a_demotion_that_fails_is_asked_for_until_it_is_done);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
