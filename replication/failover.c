@@ -6,7 +6,8 @@
  * has failed, or that was fenced by a promotion that somebody made by hand, gives the lease back.
  *
  * An answer that was lost is never guessed at. Whether a transaction was done, the next view tells: a leader key
- * with this node's id is taken over (again), whatever became of the request that put it there.
+ * with this node's id is taken over (again), whatever became of the request that put it there. Always with a new lease:
+ * what was asked for under an older one, and was given up, may still be carried out, and must not meet the new key.
  */
 #include "replication/failover.h"
 
@@ -145,6 +146,8 @@ static void check_leading(struct failover *f) {
       audit(f, "back", 0, "the coordinator answers again, the lease was renewed in time");
     }
   }
+  /* A request that had been given up, and was carried out, took the key once more. */
+  if (f->state == FO_LEADING && v->has_leader && v->leader.epoch != f->st.epoch) f->want_record = true;
 }
 
 /* ---- standing ----------------------------------------------------------------------------------------- */
@@ -173,10 +176,10 @@ static void notice_loss(struct failover *f, bool dead) {
 }
 
 /* Is it this node's turn? */
-static bool turn(struct failover *f, bool comes_back) {
+static bool turn(struct failover *f, bool at_once) {
   uint32_t missing, better = failover_rank(f, f->score, &missing);
   if (!f->lease || f->now >= f->valid_until_ns || f->now < f->not_before_ns) return false;
-  if (comes_back) return true;
+  if (at_once) return true;
   uint64_t settled = f->lost_ns + f->opt.poll_ns;
   if (f->published_ns < f->lost_ns || f->view_sent_ns < settled) return false; /* others must know, and be known */
   return f->now >= settled + (better + (missing > 0)) * f->opt.candidate_wait_ns;
@@ -216,10 +219,12 @@ static void decide(struct failover *f) {
     return;
   }
   f->state = FO_STANDING;
-  bool comes_back = mine || failover_returns(f);
-  if (!turn(f, comes_back)) return;
+  /* A key of its own may be a claim that it never made good: then it is a candidate like any other. */
+  bool returns = failover_returns(f);
+  if (!f->st.open && !returns) return; /* it opens as a follower first: only promises make it primary */
+  if (!turn(f, mine || returns)) return;
   f->state = FO_TAKING;
-  f->stamp = !comes_back;
+  f->stamp = !returns;
 }
 
 void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const struct failover_status *st) {
@@ -254,6 +259,7 @@ static void lease_answer(struct failover *f, const struct failover_answer *a) {
   }
   if (f->asked == FO_GRANT) {
     f->lease = a->lease;
+    f->spent = false;
     f->publish_at = f->now;
   }
   uint64_t ttl = a->ttl_ns < f->opt.ttl_ns ? a->ttl_ns : f->opt.ttl_ns;

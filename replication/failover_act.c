@@ -47,6 +47,11 @@ static uint64_t next_term(const struct failover *f) {
 
 static bool take(struct failover *f, struct failover_action *a) {
   const struct failover_view *v = &f->view;
+  if (f->spent) {
+    f->lease = f->valid_until_ns = 0;
+    return ask(f, FO_GRANT, a);
+  }
+  f->spent = true;
   self_as_leader(f, &a->leader);
   f->term = next_term(f);
   a->record = v->has_record ? v->record : (struct failover_record){.node_id = f->opt.node_id};
@@ -121,7 +126,7 @@ static bool request_next(struct failover *f, struct failover_action *a) {
  * serve, and as an empty follower it could not begin a new cluster any more. */
 static bool open_as_follower(const struct failover *f, bool leads) {
   if (!f->seen) return f->st.has_data && f->now >= f->began_ns + f->opt.ttl_ns;
-  return leads || (!f->view.has_leader && !failover_returns(f));
+  return leads || !failover_returns(f);
 }
 
 static bool follow_next(struct failover *f, struct failover_action *a) {

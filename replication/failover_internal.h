@@ -26,6 +26,7 @@ struct failover {
 
   /* the lease */
   uint64_t lease, valid_until_ns; /* 0: none */
+  bool spent;                     /* the leader key was asked for with it: the next time there must be a new one */
   uint64_t demote_at, renew_at, publish_at, look_at, grant_at, follow_at, probe_at, retry_at;
   bool reachable;
 

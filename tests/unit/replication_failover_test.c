@@ -36,6 +36,7 @@ static struct failover_status st;
 static struct failover_action act;
 static struct failover_view view;
 static uint64_t now;
+static unsigned asked[FO_AUDIT + 1]; /* how often, by until() */
 
 static void lone(void) {
   static struct failover_options o;
@@ -46,13 +47,12 @@ static void lone(void) {
   st = (struct failover_status){
       .open = true, .primary = false, .healthy = true, .has_data = true, .epoch = 1, .durable_lsn = 9};
   memset(&view, 0, sizeof view);
+  memset(asked, 0, sizeof asked);
   now = 1000 * FSIM_MS;
 }
 static void lone_end(void) {
   failover_destroy(alone);
 }
-
-static unsigned follows; /* how often it was asked for */
 
 /* Does what the machine asks, at once and with success, until it wants `kind`. */
 static bool until(enum failover_action_kind kind) {
@@ -62,8 +62,8 @@ static bool until(enum failover_action_kind kind) {
       now += 10 * FSIM_MS;
       continue;
     }
+    asked[act.kind]++;
     if (act.kind == kind) return true;
-    follows += act.kind == FO_FOLLOW;
     struct failover_answer a = {
         .rc = DW_OK, .lease = 7, .ttl_ns = 5000 * FSIM_MS, .done = true, .view = &view, .why = ""};
     if (act.kind <= FO_PROBE) {
@@ -154,7 +154,7 @@ START_TEST(a_demotion_that_fails_is_asked_for_until_it_is_done) {
   st.healthy = false;
   ck_assert(until(FO_DEMOTE));
   st.primary = false; /* fenced, but it could not be noted */
-  follows = 0;
+  asked[FO_FOLLOW] = 0;
   for (int i = 0; i < 3; i++) {
     uint64_t failed = now;
     failover_not_demoted(alone, now);
@@ -165,8 +165,63 @@ START_TEST(a_demotion_that_fails_is_asked_for_until_it_is_done) {
     ck_assert_uint_ge(now, failed + 500 * FSIM_MS);
     ck_assert_uint_lt(now, failed + 600 * FSIM_MS);
   }
-  ck_assert_uint_eq(follows, 0);
+  ck_assert_uint_eq(asked[FO_FOLLOW], 0);
   ck_assert(until(FO_FOLLOW));
+}
+END_TEST
+
+/* Answered OK, and then the node leads. */
+static void leads(void) {
+  ck_assert(until(FO_RECORD));
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = true, .why = ""});
+  view.has_leader = view.has_record = true;
+  view.leader = act.leader;
+  view.leader.lease = act.lease;
+  view.record = act.record;
+}
+
+START_TEST(a_lease_is_taken_with_once_for_its_requests_may_still_be_under_way) {
+  leads();
+  st.healthy = false;
+  ck_assert(until(FO_RESIGN));
+  st.primary = false;
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_TIMEOUT, .why = ""}); /* and done in ten seconds */
+  ck_assert(until(FO_RESIGN));
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = true, .why = ""});
+  view.has_leader = false;
+  st.healthy = true;
+  asked[FO_GRANT] = 0;
+  ck_assert(until(FO_TAKE));
+  ck_assert_uint_eq(asked[FO_GRANT], 1);
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = false, .why = ""}); /* lost the race */
+  ck_assert(until(FO_TAKE));
+  ck_assert_uint_eq(asked[FO_GRANT], 2);
+}
+END_TEST
+
+START_TEST(a_leader_key_that_lacks_its_epoch_is_written_again) {
+  leads();
+  view.leader.epoch = 0; /* it was taken anew, by a request that had been given up */
+  ck_assert(until(FO_RECORD));
+  ck_assert_uint_eq(act.leader.epoch, st.epoch);
+}
+END_TEST
+
+START_TEST(an_unfinished_claim_of_its_own_makes_nobody_the_last_primary) {
+  st = (struct failover_status){.healthy = true, .has_data = true}; /* it died after it had taken the lease */
+  view.has_leader = view.has_record = true;
+  view.leader = (struct failover_leader){.node_id = 1, .lease = 99, .revision = 8};
+  view.record = (struct failover_record){.node_id = 2, .term = 3, .epoch = 2ull << 32 | 5, .revision = 8};
+  ck_assert(until(FO_FOLLOW)); /* opens as a follower: only promises make it primary */
+  ck_assert_uint_eq(asked[FO_PROMOTE], 0);
+  st.open = true;
+  st.epoch = 2ull << 32 | 5;
+  ck_assert(until(FO_PROMOTE));
+  st.primary = true;
+  st.epoch = 4ull << 32 | 5;
+  failover_promoted(alone, now, DW_OK, "");
+  ck_assert(until(FO_RECORD));
+  ck_assert_uint_eq(act.record.count, 1); /* a failover, for the cool-down and the cap */
 }
 END_TEST
 
@@ -706,6 +761,9 @@ int main(void) {
   tcase_add_test(t, no_request_lasts_beyond_the_deadline);
   tcase_add_test(t, the_claim_is_in_the_record_before_the_promotion_and_the_epoch_after_it);
   tcase_add_test(t, a_demotion_that_fails_is_asked_for_until_it_is_done);
+  tcase_add_test(t, a_lease_is_taken_with_once_for_its_requests_may_still_be_under_way);
+  tcase_add_test(t, a_leader_key_that_lacks_its_epoch_is_written_again);
+  tcase_add_test(t, an_unfinished_claim_of_its_own_makes_nobody_the_last_primary);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
