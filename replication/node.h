@@ -298,6 +298,7 @@ void promote_begun(struct node *, int rc, const char *why); /* the engine's answ
 /* Another candidate is about to be promised `epoch`: ours gives up. False: it is too late, its epoch is being begun. */
 bool promote_yield(struct node *, uint64_t epoch, uint64_t node_id);
 void promote_stop(struct node *);
+void promote_end_news(struct node *); /* of an epoch that has begun; else nothing happens */
 void promote_own_address(const struct node *, char out[MSG_ADDRESS_BYTES]);
 
 /* node_look.c: loop thread */

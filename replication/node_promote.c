@@ -5,7 +5,8 @@
  * elsewhere, so an old primary of a lower epoch is not followed any more: the next promotion, or a newer primary, ends
  * that.
  *
- * Once the epoch has begun the asker has his answer; the news goes to the peers for a moment longer.
+ * Once the epoch has begun the asker has his answer; the news goes to the peers for a moment longer, or until somebody wants
+ * another change of roles: a primary that has to stand down can't wait for peers that do not listen.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,6 +186,10 @@ static bool all_told(const struct candidate *c) {
   for (size_t i = 0; i < c->count; i++)
     if (!c->p.peer[i].answered && !c->p.peer[i].unreachable) return false;
   return true;
+}
+
+void promote_end_news(struct node *n) {
+  if (n->candidate && n->candidate->answered && !n->role_change.job) finish(n);
 }
 
 static void begun(struct node *n, uint64_t now_ns) {

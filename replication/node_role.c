@@ -216,6 +216,8 @@ static void take_request(struct node *n, uint64_t now_ns) {
   struct role_request *r = n->asked && !n->asked->done ? n->asked : NULL;
   pthread_mutex_unlock(&n->role_mu);
   if (!r) return;
+  promote_end_news(n);
+  if (busy(n)) return;
   *c = (struct role_change){.request = r};
   if (n->stopping) {
     role_answer(n, DW_CLOSED, "the engine is closing");
@@ -242,7 +244,7 @@ bool role_stream_ended(struct node *n) {
 
 void role_pump(struct node *n, uint64_t now_ns) {
   struct role_change *c = &n->role_change;
-  if (!busy(n)) take_request(n, now_ns);
+  take_request(n, now_ns);
   if (!busy(n) && now_ns >= n->resume_ns) role_resume(n); /* what was in the way, a full disk, may be gone */
   if (c->job) return;
   if (n->stopping && (c->step == ROLE_ENDING_STREAM || c->step == ROLE_DEMOTING)) {

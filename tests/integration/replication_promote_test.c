@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/engine.h"
 #include "tests/support/check_main.h"
@@ -125,6 +126,31 @@ START_TEST(an_old_primary_that_lives_is_fenced_also_after_a_restart_and_can_foll
   assert_equal_data(f1, p);
   assert_equal_data(f1, f2);
   ck_assert_int_eq(put(p, "late", "x", &lsn), DW_READ_ONLY);
+}
+END_TEST
+
+static double seconds_now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* Whoever has lost his lease just after a promotion can't wait for a peer that takes no news. */
+START_TEST(a_new_primary_stands_down_at_once_though_a_peer_hears_nothing) {
+  open_all();
+  await_same(p, f1);
+  node_close(f1);
+  proxy = proxy_start(f2->port);
+  proxy_mode(proxy, PROXY_STALL);
+  snprintf(peers[1], sizeof peers[1], "%s,127.0.0.1:%u", p->listen, proxy_port(proxy));
+  node_open(f1);
+  await_same(p, f1);
+  dw_promote_options opt = {.timeout_ms = 1000};
+  ck_assert_msg(dw_promote(f1->e, &opt) == DW_OK, "%s", dw_last_error());
+  double since = seconds_now();
+  ck_assert_int_eq(dw_follow(f1->e, NULL), DW_OK);
+  ck_assert_double_lt(seconds_now() - since, 1.0);
+  await_status(f1, "a follower", role_is, DW_FOLLOWER);
 }
 END_TEST
 
@@ -340,6 +366,7 @@ int main(void) {
   tcase_set_timeout(t, 120);
   tcase_add_test(t, a_follower_takes_over_and_the_others_follow_it_without_a_bootstrap);
   tcase_add_test(t, an_old_primary_that_lives_is_fenced_also_after_a_restart_and_can_follow);
+  tcase_add_test(t, a_new_primary_stands_down_at_once_though_a_peer_hears_nothing);
   tcase_add_test(t, too_few_promises_change_nothing);
   tcase_add_test(t, a_candidate_that_lacks_something_is_refused_with_who_and_how_much);
   tcase_add_test(t, a_node_whose_data_is_too_old_is_refused);

@@ -143,12 +143,12 @@ static void log_replaced(struct world *w, struct sim_node *n, struct rec *to) {
   model_holds(to, n->idx);
 }
 
-static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn) {
+static void look_at_commit(struct world *w, struct sim_node *n, dw_lsn lsn, bool was_fenced) {
   struct rec *commit = at_lsn(n->tail, lsn);
   if (!commit || commit->last_lsn != lsn)
     world_violation(w, n, "a block commits as a whole", "commit_lsn %llu is no boundary", (ull)lsn);
   if (commit == n->commit || (n->commit && n->commit->last_lsn == lsn)) return;
-  if (n->commit && n->fenced) world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
+  if (n->commit && was_fenced) world_violation(w, n, "fenced", "a fenced primary commits LSN %llu", (ull)lsn);
   n->commit = commit;
   commit_moved(w, n, commit);
 }
@@ -161,6 +161,7 @@ static void note_parting(struct world *w, struct sim_node *n) {
 void check_node(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   if (!node_up(n)) return;
+  bool was_fenced = n->fenced; /* what it committed in the same event may have come before the fence */
   roles_look(w, n);
   engine_positions(n->e, &p);
   if (hash128_zero(&p.tail.chain)) return; /* a follower that has met nobody yet */
@@ -170,7 +171,7 @@ void check_node(struct world *w, struct sim_node *n) {
   if (p.durable_lsn > (n->durable ? n->durable->last_lsn : 0))
     world_violation(w, n, "durable is durable", "it says durable LSN %llu, its disk has synced LSN %llu",
                     (ull)p.durable_lsn, n->durable ? (ull)n->durable->last_lsn : 0ull);
-  if (n->role == DW_PRIMARY) look_at_commit(w, n, p.commit_lsn);
+  if (n->role == DW_PRIMARY) look_at_commit(w, n, p.commit_lsn, was_fenced);
   struct rec *applied = check_applied(w, n);
   if (p.applied.lsn > p.commit_lsn)
     world_violation(w, n, "nothing above commit_lsn", "applied %llu, commit_lsn %llu", (ull)p.applied.lsn,
