@@ -68,7 +68,8 @@ bool failover_fresh(const struct failover *f, const struct failover_member *m) {
 bool failover_suspect(const struct failover *f) {
   if (!f->view.has_leader) return false;
   const struct member_seen *s = seen(f, f->view.leader.node_id);
-  return !s || f->now >= s->since_ns + f->opt.missed_renewals * f->opt.renew_ns;
+  uint64_t since = s && s->since_ns > f->leader_since_ns ? s->since_ns : f->leader_since_ns;
+  return f->now >= since + f->opt.missed_renewals * f->opt.renew_ns;
 }
 
 uint32_t failover_rank(const struct failover *f, char score[FAILOVER_WHY], uint32_t *missing) {
@@ -121,12 +122,12 @@ static bool virgin(const struct failover *f) {
   return !f->view.has_record || (r->epoch == 0 && r->node_id == f->opt.node_id);
 }
 
-/* The last primary comes back, or the first one comes: that is no failover. Not if its data is gone: what it would come
- * back with is another cluster. */
+/* The last primary comes back, or the first one comes: that is no failover. Not if its data is gone, with or without a
+ * new directory in its place: what it would come back with is another cluster. */
 bool failover_returns(const struct failover *f) {
   if (f->st.primary) return true;
   if (virgin(f)) return f->opt.first;
-  return f->view.record.node_id == f->opt.node_id && f->st.has_data;
+  return f->view.record.node_id == f->opt.node_id && f->st.has_data && f->st.epoch >= f->view.record.epoch;
 }
 
 bool failover_held(const struct failover *f, char why[FAILOVER_WHY]) {
@@ -155,13 +156,15 @@ void failover_take_view(struct failover *f, const struct failover_view *v, uint6
     const struct member_seen *s = seen(f, m->node_id);
     now[i] = s && s->revision == m->revision ? *s : (struct member_seen){m->node_id, m->revision, f->now};
   }
-  bool same = f->seen && v->has_leader && f->view.has_leader && v->leader.node_id == f->view.leader.node_id;
+  bool same = v->has_leader && v->leader.revision == f->leader_revision;
   const struct member_seen *was = same ? seen(f, v->leader.node_id) : NULL;
   int64_t beat = was ? was->revision : 0;
   memcpy(f->members, now, v->member_count * sizeof *now);
   f->member_count = v->member_count;
   was = v->has_leader ? seen(f, v->leader.node_id) : NULL;
   if (!same || (was ? was->revision : 0) != beat) f->refused = false;
+  if (!same) f->leader_since_ns = f->now; /* a key that was put anew is a sign of life, too */
+  f->leader_revision = v->has_leader ? v->leader.revision : 0;
   int64_t record = v->has_record ? v->record.revision : 0;
   if (!f->seen || record != f->record_revision) f->record_since_ns = f->now;
   f->record_revision = record;

@@ -34,7 +34,8 @@ struct failover {
   bool seen; /* a view at all */
   struct failover_view view;
   uint64_t view_sent_ns;
-  int64_t record_revision;
+  int64_t record_revision, leader_revision;
+  uint64_t leader_since_ns; /* the leader key is there in its present revision */
   uint64_t record_since_ns; /* the record is at least that old */
   struct member_seen members[FAILOVER_MEMBERS];
   uint32_t member_count;

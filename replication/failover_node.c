@@ -2,8 +2,8 @@
 
 #include <stdio.h>
 
-void failover_see_closed(bool has_data, struct failover_status *st) {
-  *st = (struct failover_status){.healthy = true, .has_data = has_data, .lag_ms = UINT64_MAX};
+void failover_see_closed(bool has_data, uint64_t epoch, struct failover_status *st) {
+  *st = (struct failover_status){.healthy = true, .has_data = has_data, .epoch = epoch, .lag_ms = UINT64_MAX};
 }
 
 void failover_see(const dw_status *s, struct failover_status *st) {

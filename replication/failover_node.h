@@ -5,8 +5,8 @@
 #include "engine/dabbawal.h"
 #include "replication/failover.h"
 
-/* The engine is not open yet; has_data: its directory is not new. */
-void failover_see_closed(bool has_data, struct failover_status *);
+/* The engine is not open yet. has_data: its directory is not new; epoch: the last one that it has begun, 0: none. */
+void failover_see_closed(bool has_data, uint64_t epoch, struct failover_status *);
 void failover_see(const dw_status *, struct failover_status *);
 
 #endif

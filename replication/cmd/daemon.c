@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/identity.h"
 #include "replication/cmd/failover_run.h"
 #include "replication/cmd/http_server.h"
 #include "replication/cmd/log.h"
@@ -195,12 +196,14 @@ static char *in_data(const struct daemon *d, const char *name) {
 static int start_failover(struct daemon *d) {
   const struct config *c = &d->c;
   const struct config_failover *f = &c->failover;
-  char *node = in_data(d, "NODE");
+  struct node_file node = {0};
+  int found = node_file_load(env_posix(), c->data, &node); /* what is wrong with it, opening the engine will say */
   d->audit_path = in_data(d, "audit.log");
   struct failover_run_options o = {.url = c->coordinator,
                                    .cluster = c->cluster_name,
                                    .audit_path = d->audit_path,
-                                   .has_data = node && access(node, F_OK) == 0,
+                                   .has_data = found != DW_NOT_FOUND,
+                                   .own_epoch = node.own_epoch,
                                    .max_lag_ms = f->max_lag_ms,
                                    .log = logger_engine,
                                    .log_arg = d->log};
@@ -222,8 +225,7 @@ static int start_failover(struct daemon *d) {
                                         .cooldown_ns = f->cooldown_ms * 1000000,
                                         .missed_renewals = f->missed_renewals,
                                         .max_per_hour = f->max_per_hour};
-  int rc = node && d->audit_path ? failover_run_start(&o, &d->failover) : dw_fail_nomem(0);
-  free(node);
+  int rc = d->audit_path ? failover_run_start(&o, &d->failover) : dw_fail_nomem(0);
   return rc;
 }
 

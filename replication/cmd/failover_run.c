@@ -94,7 +94,7 @@ static dw_engine *engine_of(struct failover_run *r) {
 
 static void take_status(struct failover_run *r) {
   dw_engine *e = engine_of(r);
-  failover_see_closed(r->opt.has_data, &r->status);
+  failover_see_closed(r->opt.has_data, r->opt.own_epoch, &r->status);
   if (e && dw_status_get(e, r->engine_status) == DW_OK) failover_see(r->engine_status, &r->status);
 }
 

@@ -21,6 +21,7 @@ struct failover_run_options {
   const char *audit_path;
   struct failover_options machine; /* its strings are borrowed for the run's life */
   bool has_data;                   /* the data directory is not new */
+  uint64_t own_epoch;              /* the last one that it has begun; 0: none */
   uint64_t max_lag_ms;             /* as in dw_promote_options */
   dw_log_fn log;
   void *log_arg;

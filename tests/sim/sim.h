@@ -344,7 +344,6 @@ bool lease_may_open(struct world *, struct sim_node *, dw_options *); /* false: 
 void lease_opened(struct world *, struct sim_node *, int rc);
 bool lease_stops_first(struct world *, struct sim_node *); /* the lease is given back before the engine closes */
 void lease_gone(struct world *, struct sim_node *);        /* its process is */
-void lease_wiped(struct world *, struct sim_node *);
 void lease_poll(struct world *, struct sim_node *);
 void lease_stood_still(struct world *, uint64_t since_ns); /* everybody has, while some node was closed */
 void lease_begun(struct world *, struct sim_node *, const struct rec *, uint32_t reason);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/identity.h"
 #include "replication/failover_node.h"
 #include "wal/base/status.h"
 
@@ -41,6 +42,10 @@ static struct lease_run *run_of(const struct world *w, const struct sim_node *n)
 
 static void process_starts(struct world *w, struct sim_node *n) {
   struct lease_run *r = run_of(w, n);
+  struct node_file node = {0};
+  r->has_data = node_file_load(disk_boot(n->disk), SIM_DIR, &node) != DW_NOT_FOUND;
+  r->own_epoch = node.own_epoch;
+  disk_release(n->disk);
   r->f = failover_create(&r->opt);
   r->life++;
   r->turn_ns = UINT64_MAX;
@@ -69,12 +74,6 @@ void lease_killed(struct world *w, struct sim_node *n) {
   n->down_ns = w->now;
 }
 
-void lease_wiped(struct world *w, struct sim_node *n) {
-  if (!w->lease) return;
-  lease_gone(w, n);
-  run_of(w, n)->had_data = false;
-}
-
 bool lease_may_open(struct world *w, struct sim_node *n, dw_options *o) {
   if (!w->lease) return true;
   struct lease_run *r = run_of(w, n);
@@ -101,7 +100,6 @@ void lease_opened(struct world *w, struct sim_node *n, int rc) {
     process_ends(r);
     return;
   }
-  r->had_data = true;
   if (r->promoting) promotion_ended(r, DW_OK, "");
 }
 
@@ -109,7 +107,7 @@ void lease_opened(struct world *w, struct sim_node *n, int rc) {
 
 static void status_of(struct lease_run *r, struct failover_status *st) {
   dw_status *s = r->w->lease->status;
-  failover_see_closed(r->had_data, st);
+  failover_see_closed(r->has_data, r->own_epoch, st);
   if (r->n->state == NODE_UP && dw_status_get(r->n->e, s) == DW_OK) failover_see(s, st);
 }
 

@@ -65,7 +65,8 @@ struct lease_run {
   struct failover *f; /* NULL: no process */
   uint32_t life;
   uint64_t turn_ns;
-  bool had_data;                  /* its directory is not new */
+  bool has_data;                  /* when it began: its directory was not new, and had begun this epoch */
+  uint64_t own_epoch;
   bool known, stopping, stopped;  /* known: as what to open the engine */
   dw_role open_as;
   int open_follow;

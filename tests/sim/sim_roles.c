@@ -160,7 +160,7 @@ void roles_gone(struct sim_node *n) {
 }
 
 void roles_wiped(struct world *w, struct sim_node *n) {
-  lease_wiped(w, n);
+  lease_gone(w, n);
   if (n->promised > n->forgot) n->forgot = n->promised;
   n->promised = 0;
   for (struct rec *r = w->recs; r; r = r->all_next) r->kept = (uint16_t)(r->kept & ~(1u << n->idx));

@@ -225,6 +225,37 @@ START_TEST(an_unfinished_claim_of_its_own_makes_nobody_the_last_primary) {
 }
 END_TEST
 
+START_TEST(a_last_primary_that_lost_its_directory_opens_no_empty_one_as_primary) {
+  st = (struct failover_status){.healthy = true, .has_data = true}; /* it was made anew, and met nobody */
+  view.has_record = true;
+  view.record = (struct failover_record){.node_id = 1, .term = 3, .epoch = 3ull << 32 | 5, .revision = 8};
+  ck_assert(until(FO_FOLLOW));
+  ck_assert_uint_eq(asked[FO_PROMOTE], 0);
+  st.open = true;
+  st.has_data = false;
+  ck_assert(!until(FO_PROMOTE));
+}
+END_TEST
+
+START_TEST(a_leader_that_has_just_taken_its_key_again_is_not_taken_for_dead) {
+  view.has_leader = view.has_record = true;
+  view.record = (struct failover_record){.node_id = 2, .epoch = 1, .revision = 40};
+  view.leader = (struct failover_leader){.node_id = 2, .lease = 5, .epoch = 1, .revision = 41, .address = "b:7400"};
+  view.member_count = 1;
+  view.members[0] = (struct failover_member){.node_id = 2, .revision = 42, .healthy = true, .has_data = true};
+  strcpy(st.following, "b:7400");
+  ck_assert(until(FO_TAKE)); /* its host had refused */
+  failover_answer(alone, now, &(struct failover_answer){.rc = DW_OK, .done = false, .why = ""});
+  view.leader.lease = 6; /* it is back; what it has is not published yet */
+  view.leader.revision = 50;
+  uint64_t since = now;
+  asked[FO_PROBE] = 0;
+  ck_assert(until(FO_TAKE));
+  ck_assert_uint_ge(asked[FO_PROBE], 1);
+  ck_assert_uint_ge(now, since + 1500 * FSIM_MS);
+}
+END_TEST
+
 START_TEST(without_data_there_is_nothing_to_serve_before_the_coordinator_answers) {
   st = (struct failover_status){.healthy = true};
   for (int i = 0; i < 100; i++, now += 200 * FSIM_MS) {
@@ -764,6 +795,8 @@ int main(void) {
   tcase_add_test(t, a_lease_is_taken_with_once_for_its_requests_may_still_be_under_way);
   tcase_add_test(t, a_leader_key_that_lacks_its_epoch_is_written_again);
   tcase_add_test(t, an_unfinished_claim_of_its_own_makes_nobody_the_last_primary);
+  tcase_add_test(t, a_last_primary_that_lost_its_directory_opens_no_empty_one_as_primary);
+  tcase_add_test(t, a_leader_that_has_just_taken_its_key_again_is_not_taken_for_dead);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
