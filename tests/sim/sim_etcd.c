@@ -249,7 +249,8 @@ static void arrive_event(struct world *w, struct sim_node *none, void *arg) {
   } else if (q->lost || e->cut_from[q->node] > w->now || loses(w)) {
     etcd_request_unref(q);
   } else {
-    etcd_answer_in(w, q, rng_skewed(&w->r_lease, 200000, 20 * MS));
+    bool slow = rng_percent(&w->r_lease, e->loss_pct ? 8 : 0);
+    etcd_answer_in(w, q, slow ? rng_below(&w->r_lease, 2 * SEC) : rng_skewed(&w->r_lease, 200000, 20 * MS));
   }
 }
 
