@@ -5,8 +5,8 @@
  * elsewhere, so an old primary of a lower epoch is not followed any more: the next promotion, or a newer primary, ends
  * that.
  *
- * Once the epoch has begun the asker has his answer; the news goes to the peers for a moment longer, or until somebody wants
- * another change of roles: a primary that has to stand down can't wait for peers that do not listen.
+ * Once the epoch has begun the asker has his answer; the news goes to the peers for a moment longer, or until somebody
+ * wants another change of roles: a primary that has to stand down can't wait for peers that do not listen.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -89,8 +89,8 @@ static void describe_missing(const struct promotion *p, char *out, size_t cap) {
   }
 }
 
-/* Without the other half of a pair nobody knows its last epoch, but the coordinator may. A claim that is absurd does not
- * use up the terms. */
+/* Without the other half of a pair nobody knows its last epoch, but the coordinator may. A claim that is absurd does
+ * not use up the terms. */
 static uint64_t above_claim(uint64_t last, uint32_t min_term) {
   uint64_t next = epoch_term(last) + 1;
   return min_term > next && min_term - next < TERMS_AHEAD ? (uint64_t)(min_term - 1) << 32 : last;

@@ -119,7 +119,8 @@ static void promotion_ended(struct failover_run *r, int rc, const char *why) { /
 
 static void *promote_main(void *arg) {
   struct failover_run *r = arg;
-  dw_promote_options o = {.timeout_ms = r->promote_timeout_ms, .max_lag_ms = r->opt.max_lag_ms, .min_term = r->promote_term};
+  dw_promote_options o = {
+      .timeout_ms = r->promote_timeout_ms, .max_lag_ms = r->opt.max_lag_ms, .min_term = r->promote_term};
   int rc = dw_promote(r->engine, &o);
   char why[400];
   snprintf(why, sizeof why, "%s: %.300s", dw_rc_name(rc), rc ? dw_last_error() : "");
@@ -166,7 +167,8 @@ static void demote(struct failover_run *r) {
     rc = dw_follow(e, NULL);
   }
   if (rc && !r->said_not_demoted)
-    say(r, DW_LOG_ERROR, "coordinator: can't note that this node steps down, it acknowledges nothing and tries again: %s: %s",
+    say(r, DW_LOG_ERROR,
+        "coordinator: can't note that this node steps down, it acknowledges nothing and tries again: %s: %s",
         dw_rc_name(rc), dw_last_error());
   r->said_not_demoted = rc != DW_OK;
   if (rc) failover_not_demoted(r->machine, now_ns());

@@ -142,7 +142,7 @@ START_TEST(a_new_primary_stands_down_at_once_though_a_peer_hears_nothing) {
   node_close(f1);
   proxy = proxy_start(f2->port);
   proxy_mode(proxy, PROXY_STALL);
-  snprintf(peers[1], sizeof peers[1], "%s,127.0.0.1:%u", p->listen, proxy_port(proxy));
+  snprintf(f1->peers, sizeof f1->peers, "%s,127.0.0.1:%u", p->listen, proxy_port(proxy));
   node_open(f1);
   await_same(p, f1);
   dw_promote_options opt = {.timeout_ms = 1000};

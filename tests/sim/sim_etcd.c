@@ -84,7 +84,6 @@ static void extend(struct world *w, struct etcd_lease *l, uint64_t from) {
   l->drops_ns = l->expires_ns + rng_below(&w->r_lease, 500 * MS);
 }
 
-
 void etcd_outage(struct world *w, uint64_t ns) {
   struct sim_etcd *e = &w->lease->etcd;
   if (e->down_ns > w->now) return;

@@ -1,8 +1,8 @@
-/* A node's process under a coordinator, as replication/cmd/daemon.c and failover_run.c are: it asks the lease machine as
- * what to open its engine, then does what the machine says, one thing at a time; a promotion runs beside that.
+/* A node's process under a coordinator, as replication/cmd/daemon.c and failover_run.c are: it asks the lease machine
+ * as what to open its engine, then does what the machine says, one thing at a time; a promotion runs beside that.
  *
- *   no process --start--> waiting for a role --engine open--> obeying --stop--> steps down, gives the lease back --> closes
- *        ^                       |  crash, power cut, lost disk  |
+ *   no process --start--> waiting for a role --engine open--> obeying --stop--> steps down, gives the lease back -->
+ * closes ^                       |  crash, power cut, lost disk  |
  *        +-----------------------+-------------------------------+
  *
  * The machine's thread stands still when the process does (SIGSTOP) and when its machine stalls, and finds out
@@ -316,10 +316,9 @@ void lease_print_node(const struct sim_node *n) {
   if (!r || !r->f) return;
   failover_report(r->f, node_mono(r->n), &report);
   printf("; its lease: %s, for %.3f s%s, %s%s%s%s%s: %s", failover_state_name(report.state),
-         (double)report.lease_left_ms / 1e3, report.reachable ? "" : ", out of reach",
-         r->out ? "asks" : "asks nothing", r->changing ? ", changes its role" : "",
-         r->promoting ? ", is being promoted" : "", r->stopping ? ", stops" : "",
-         report.restricted ? ", restricted" : "", report.decision);
+         (double)report.lease_left_ms / 1e3, report.reachable ? "" : ", out of reach", r->out ? "asks" : "asks nothing",
+         r->changing ? ", changes its role" : "", r->promoting ? ", is being promoted" : "",
+         r->stopping ? ", stops" : "", report.restricted ? ", restricted" : "", report.decision);
 }
 
 /* ---- a run ---------------------------------------------------------------------------------------------- */

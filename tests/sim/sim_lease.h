@@ -22,8 +22,8 @@ struct etcd_lease {
 };
 
 struct sim_etcd {
-  int32_t rate_ppm; /* of its clock */
-  uint64_t ttl_ns, down_ns;                       /* down until then */
+  int32_t rate_ppm;                                /* of its clock */
+  uint64_t ttl_ns, down_ns;                        /* down until then */
   uint64_t cut_to[SIM_NODES], cut_from[SIM_NODES]; /* requests, answers: until then */
   uint32_t loss_pct;
   int64_t revision;
@@ -65,23 +65,23 @@ struct lease_run {
   struct failover *f; /* NULL: no process */
   uint32_t life;
   uint64_t turn_ns;
-  bool has_data;                  /* when it began: its directory was not new, and had begun this epoch */
+  bool has_data; /* when it began: its directory was not new, and had begun this epoch */
   uint64_t own_epoch;
-  bool known, stopping, stopped;  /* known: as what to open the engine */
+  bool known, stopping, stopped; /* known: as what to open the engine */
   dw_role open_as;
   int open_follow;
   struct lease_request *out;      /* it waits for the coordinator */
   bool changing, demoting, begun; /* it waits for its engine; demoting: until that is done */
   struct role_request change;
-  bool promoting, promoted;       /* a thread beside it does */
+  bool promoting, promoted; /* a thread beside it does */
   int promote_rc;
   char promote_why[300];
   struct role_request promo;
   bool restricted;
   /* judged from outside */
-  uint64_t epoch;   /* the last one that it began */
-  bool by_hand;     /* by an operator's word, and the lease has not followed yet */
-  uint64_t woke_ns; /* when it last went on after it had stood still */
+  uint64_t epoch;        /* the last one that it began */
+  bool by_hand;          /* by an operator's word, and the lease has not followed yet */
+  uint64_t woke_ns;      /* when it last went on after it had stood still */
   uint64_t led_until_ns; /* when its leader key went, or may have gone */
 };
 

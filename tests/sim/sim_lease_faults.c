@@ -82,7 +82,10 @@ static void cut_from_etcd(struct world *w, struct sim_node *n) {
   if (how != 1) e->cut_to[n->idx] = until;
   if (how != 2) e->cut_from[n->idx] = until;
   w->st.etcd_cuts++;
-  world_trace(w, n, "is cut off from etcd%s for %.3f s", how == 1 ? " (answers)" : how == 2 ? " (requests)" : "",
+  world_trace(w, n, "is cut off from etcd%s for %.3f s",
+              how == 1   ? " (answers)"
+              : how == 2 ? " (requests)"
+                         : "",
               (double)(until - w->now) / 1e9);
   if (rng_percent(&w->r_lease, 40)) roles_isolate(w, n);
   /* Whoever has to step down may find that he can't write it down. */
@@ -132,7 +135,8 @@ static void trouble_event(struct world *w, struct sim_node *none, void *arg) {
 }
 
 void lease_faults_start(struct world *w) {
-  if (w->lease && w->plan.fault_gap_ns) world_at(w, w->now + rng_below(&w->r_lease, 4 * SEC), NULL, trouble_event, NULL);
+  if (w->lease && w->plan.fault_gap_ns)
+    world_at(w, w->now + rng_below(&w->r_lease, 4 * SEC), NULL, trouble_event, NULL);
 }
 
 void lease_faults_end(struct world *w) {
@@ -151,5 +155,12 @@ void lease_faults_end(struct world *w) {
 /* ---- the operator ------------------------------------------------------------------------------------ */
 
 bool lease_leaves_it_to_hands(const struct world *w) {
-  return !w->lease || (w->healing && w->now - w->heal_ns > PATIENCE_NS);
+  if (!w->lease) return true;
+  if (!w->healing || w->now - w->heal_ns < PATIENCE_NS) return false;
+  const struct failover_record *last = &w->lease->etcd.kv.record;
+  const struct failover_options *o = &w->lease->plan.opt;
+  unsigned with_data = 0;
+  for (unsigned i = 0; i < w->plan.nodes; i++) with_data += w->node[i].tail && w->node[i].tail->epoch;
+  bool capped = o->max_per_hour && last->count >= o->max_per_hour;
+  return capped || (w->plan.opt.mode != DW_ASYNC && with_data + o->acks < w->plan.nodes);
 }

@@ -1,5 +1,5 @@
-/* Who may acknowledge, judged from outside: by what stands at the coordinator and by the simulator's own clock, never by
- * what the machine says of itself.
+/* Who may acknowledge, judged from outside: by what stands at the coordinator and by the simulator's own clock, never
+ * by what the machine says of itself.
  *
  *   leader key of n, its lease certain to be there       n may acknowledge
  *   lease may be gone, n stood still since then          n wakes up and finds out: a moment is granted
@@ -85,8 +85,7 @@ void judge_take(struct world *w, const struct lease_request *q, const struct fai
   bool failover = !first && last->node_id != id && n->role != DW_PRIMARY;
   if (first && q->node != 0 && n->role != DW_PRIMARY)
     world_violation(w, n, "who is promoted", "nobody has been primary yet, and it takes the lease");
-  world_trace(w, n, "etcd: has the lease now, term %llu%s", (ull)q->action.record.term,
-              failover ? ", a failover" : "");
+  world_trace(w, n, "etcd: has the lease now, term %llu%s", (ull)q->action.record.term, failover ? ", a failover" : "");
   w->st.leases_taken++;
   if (!failover) return;
   w->st.lease_failovers++;
@@ -188,7 +187,8 @@ bool lease_converged(struct world *w) {
   if (!w->lease) return true;
   const struct failover_view *v = &w->lease->etcd.kv;
   const struct sim_node *p = &w->node[w->primary];
-  if (!v->has_leader || v->leader.node_id != (uint64_t)p->idx + 1 || etcd_leads_until(w, p->idx) <= w->now) return false;
+  if (!v->has_leader || v->leader.node_id != (uint64_t)p->idx + 1 || etcd_leads_until(w, p->idx) <= w->now)
+    return false;
   if (v->leader.epoch != p->tail->epoch || v->record.epoch != p->tail->epoch) return false;
   for (unsigned i = 0; i < w->plan.nodes; i++) {
     const struct lease_run *r = &w->lease->run[i];
