@@ -130,10 +130,15 @@ static void watch_leading(struct failover *f) {
 /* What a view says to the primary. */
 static void check_leading(struct failover *f) {
   const struct failover_view *v = &f->view;
+  const struct failover_member *newer = failover_superseded(f);
   char why[FAILOVER_WHY];
   if (v->has_leader && v->leader.node_id != f->opt.node_id) {
     snprintf(why, sizeof why, "node %llu has the lease", (ull)v->leader.node_id);
     step_down(f, false, why);
+  } else if (newer) {
+    snprintf(why, sizeof why, "node %llu has followed epoch %llu, this one is of epoch %llu", (ull)newer->node_id,
+             (ull)newer->epoch, (ull)f->st.epoch);
+    step_down(f, true, why);
   } else if (f->state == FO_LEADING && (!v->has_leader || v->leader.lease != f->lease)) {
     lose_lease(f, "the leader key is gone");
   } else if (f->state == FO_KEPT) {

@@ -125,7 +125,8 @@ static bool request_next(struct failover *f, struct failover_action *a) {
  * one that gets no answer for as long as a lease lasts: it can serve reads at least. Not without data: it has nothing
  * to serve, and as an empty follower it could not begin a new cluster any more. */
 static bool open_as_follower(const struct failover *f, bool leads) {
-  if (!f->seen) return f->st.has_data && f->now >= f->began_ns + f->opt.ttl_ns;
+  bool serves = f->st.has_data && (!f->opt.first || f->st.epoch);
+  if (!f->seen) return serves && f->now >= f->began_ns + f->opt.ttl_ns;
   return leads || !failover_returns(f);
 }
 

@@ -122,12 +122,23 @@ static bool virgin(const struct failover *f) {
   return !f->view.has_record || (r->epoch == 0 && r->node_id == f->opt.node_id);
 }
 
+/* Somebody's log is of a newer epoch than this node's: whoever is primary in the older one can be followed by nobody who
+ * has met the newer, whether that one is on record or not. */
+const struct failover_member *failover_superseded(const struct failover *f) {
+  for (uint32_t i = 0; i < f->view.member_count; i++) {
+    const struct failover_member *m = &f->view.members[i];
+    if (m->node_id != f->opt.node_id && m->epoch > f->st.epoch) return m;
+  }
+  return NULL;
+}
+
 /* The last primary comes back, or the first one comes: that is no failover. Not if its data is gone, with or without a
  * new directory in its place: what it would come back with is another cluster. */
 bool failover_returns(const struct failover *f) {
   if (f->st.primary) return true;
   if (virgin(f)) return f->opt.first;
-  return f->view.record.node_id == f->opt.node_id && f->st.has_data && f->st.epoch >= f->view.record.epoch;
+  return f->view.record.node_id == f->opt.node_id && f->st.has_data && f->st.epoch >= f->view.record.epoch &&
+         !failover_superseded(f);
 }
 
 bool failover_held(const struct failover *f, char why[FAILOVER_WHY]) {

@@ -61,6 +61,7 @@ struct failover {
 /* What keeps this node from standing; false: nothing. */
 bool failover_held(const struct failover *, char why[FAILOVER_WHY]);
 bool failover_returns(const struct failover *);
+const struct failover_member *failover_superseded(const struct failover *); /* by whom; NULL: not */
 /* How many living candidates are better; the score's parts as text. `missing`: nodes that have not been seen alive. */
 uint32_t failover_rank(const struct failover *, char score[FAILOVER_WHY], uint32_t *missing);
 /* > 0: a is the better primary. */

@@ -265,10 +265,35 @@ START_TEST(without_data_there_is_nothing_to_serve_before_the_coordinator_answers
       if (act.kind <= FO_PROBE) failover_answer(alone, now, &(struct failover_answer){.rc = DW_TIMEOUT, .why = ""});
     }
   }
-  st.has_data = true;
+  st.has_data = true; /* a directory, but it has never begun an epoch */
+  failover_step(alone, now, 0, &st);
+  ck_assert(!failover_next(alone, &act) || act.kind != FO_FOLLOW);
+  st.epoch = 1;
   failover_step(alone, now, 0, &st);
   ck_assert(failover_next(alone, &act));
   ck_assert_int_eq(act.kind, FO_FOLLOW);
+}
+END_TEST
+
+/* Somebody was promoted meanwhile, and it is not on record: an operator's promotion, or its record was lost. */
+START_TEST(a_last_primary_that_was_replaced_off_the_record_is_none) {
+  st = (struct failover_status){.healthy = true, .has_data = true, .epoch = 5};
+  view.has_record = true;
+  view.record = (struct failover_record){.node_id = 1, .epoch = 5, .revision = 8};
+  view.member_count = 1;
+  view.members[0] = (struct failover_member){.node_id = 2, .epoch = 1ull << 32 | 7, .revision = 42, .has_data = true};
+  ck_assert(until(FO_FOLLOW));
+  ck_assert_uint_eq(asked[FO_PROMOTE], 0);
+}
+END_TEST
+
+START_TEST(a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_back) {
+  leads();
+  view.member_count = 1;
+  view.members[0] = (struct failover_member){.node_id = 2, .epoch = st.epoch + 1, .revision = 42, .has_data = true};
+  ck_assert(until(FO_DEMOTE));
+  st.primary = false;
+  ck_assert(until(FO_RESIGN));
 }
 END_TEST
 
@@ -797,6 +822,8 @@ int main(void) {
   tcase_add_test(t, an_unfinished_claim_of_its_own_makes_nobody_the_last_primary);
   tcase_add_test(t, a_last_primary_that_lost_its_directory_opens_no_empty_one_as_primary);
   tcase_add_test(t, a_leader_that_has_just_taken_its_key_again_is_not_taken_for_dead);
+  tcase_add_test(t, a_last_primary_that_was_replaced_off_the_record_is_none);
+  tcase_add_test(t, a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_back);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
