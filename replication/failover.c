@@ -205,6 +205,13 @@ static void decide(struct failover *f) {
   char why[FAILOVER_WHY];
   if (!v->has_leader || !f->st.primary) f->odd_since_ns = 0;
   if (!f->lost) remember_leader(f);
+  if (f->st.primary && v->has_record && v->record.epoch > f->st.epoch) {
+    snprintf(why, sizeof why,
+             "epoch %llu of node %llu is on record, this primary's is older: it has to be promoted anew",
+             (ull)v->record.epoch, (ull)v->record.node_id);
+    step_down(f, false, why);
+    return;
+  }
   if (v->has_leader && !mine) {
     if (f->st.primary) primary_without_lease(f);
     dead = f->opt.early && f->refused && failover_suspect(f) && !f->st.link_up;

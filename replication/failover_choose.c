@@ -122,8 +122,8 @@ static bool virgin(const struct failover *f) {
   return !f->view.has_record || (r->epoch == 0 && r->node_id == f->opt.node_id);
 }
 
-/* Somebody's log is of a newer epoch than this node's: whoever is primary in the older one can be followed by nobody who
- * has met the newer, whether that one is on record or not. */
+/* Somebody's log is of a newer epoch than this node's: whoever is primary in the older one can be followed by nobody
+ * who has met the newer, whether that one is on record or not. */
 const struct failover_member *failover_superseded(const struct failover *f) {
   for (uint32_t i = 0; i < f->view.member_count; i++) {
     const struct failover_member *m = &f->view.members[i];

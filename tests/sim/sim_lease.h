@@ -60,7 +60,7 @@ struct lease_request {
 struct lease_run {
   struct world *w;
   struct sim_node *n;
-  char address[16];
+  char address[24];
   struct failover_options opt;
   struct failover *f; /* NULL: no process */
   uint32_t life;

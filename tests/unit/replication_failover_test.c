@@ -287,6 +287,19 @@ START_TEST(a_last_primary_that_was_replaced_off_the_record_is_none) {
 }
 END_TEST
 
+/* Half of a pair, promoted by hand without the other half: it could not know of the other's epoch. */
+START_TEST(a_promotion_by_hand_below_the_recorded_epoch_is_made_anew) {
+  st.primary = true;
+  st.epoch = 1ull << 32 | 7;
+  view.has_record = true;
+  view.record = (struct failover_record){.node_id = 2, .term = 2, .epoch = 2ull << 32 | 5, .revision = 8};
+  ck_assert(until(FO_DEMOTE));
+  st.primary = false;
+  ck_assert(until(FO_PROMOTE));
+  ck_assert_uint_eq(act.term, 3);
+}
+END_TEST
+
 START_TEST(a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_back) {
   leads();
   view.member_count = 1;
@@ -823,6 +836,7 @@ int main(void) {
   tcase_add_test(t, a_last_primary_that_lost_its_directory_opens_no_empty_one_as_primary);
   tcase_add_test(t, a_leader_that_has_just_taken_its_key_again_is_not_taken_for_dead);
   tcase_add_test(t, a_last_primary_that_was_replaced_off_the_record_is_none);
+  tcase_add_test(t, a_promotion_by_hand_below_the_recorded_epoch_is_made_anew);
   tcase_add_test(t, a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_back);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
