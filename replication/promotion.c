@@ -197,8 +197,12 @@ static void collected(struct promotion *p) {
   char missing[300];
   size_t need = promotion_need(&p->cfg), have = count(p, FENCE_PROMISED) + 1;
   const struct promotion_peer *from = &p->peer[p->primary];
-  /* Who hands over is fenced before we begin: its pause runs out, and what it acknowledged after that would be lost. */
+  /* Who hands over is fenced before we begin, and has no more than we then: its pause runs out, and what it
+   * acknowledged after that would be lost. */
   bool fenced = !p->cfg.handover || (from->answered && from->last.verdict == FENCE_PROMISED);
+  if (p->cfg.handover && !p->cfg.force && fenced && promotion_has_more(&from->last.durable, &p->self.durable) &&
+      somebody_has_more(p))
+    return;
   if (have >= need && fenced) {
     p->phase = PROMOTING_BEGINNING;
     return;

@@ -336,6 +336,25 @@ START_TEST(a_handover_without_the_primarys_promise_fails) {
 }
 END_TEST
 
+/* Its pause had run out: what it logged and answered before the promise fenced it is there alone. */
+START_TEST(a_handover_by_a_primary_that_has_gone_on_meanwhile_fails) {
+  for (int mode = DW_ASYNC; mode <= DW_SYNC; mode++) {
+    start_handover(5, 100);
+    p.cfg.mode = (dw_mode)mode;
+    struct msg_fenced m = primary(2, 5, 100, false, FENCE_TOLD);
+    says(0, FENCE_ASK, &m, 1);
+    told(1, 3, 5, 100);
+    says(0, FENCE_PAUSE, &m, 2);
+    promise_self(5, 100);
+    promises(1, 3, 5, 100);
+    ck_assert_int_eq(promotion_next(&p), PROMOTION_WAIT);
+    m = primary(2, 5, 101, false, FENCE_PROMISED);
+    says(0, FENCE_PROMISE, &m, 3);
+    failed(DW_STALE, "has more");
+  }
+}
+END_TEST
+
 START_TEST(while_the_primary_does_not_answer_there_is_nothing_to_do) {
   start_handover(5, 100);
   struct msg_fenced m = primary(2, 5, 100, false, FENCE_TOLD);
@@ -699,6 +718,7 @@ int main(void) {
   tcase_add_test(t, the_epoch_is_above_everything_that_anybody_knows);
   tcase_add_test(t, a_handover_waits_until_it_has_all_that_the_primary_has);
   tcase_add_test(t, a_handover_without_the_primarys_promise_fails);
+  tcase_add_test(t, a_handover_by_a_primary_that_has_gone_on_meanwhile_fails);
   tcase_add_test(t, while_the_primary_does_not_answer_there_is_nothing_to_do);
   tcase_add_test(t, nobody_hands_over_what_a_newer_primary_has_written);
   tcase_add_test(t, a_primary_that_is_lost_or_refuses_ends_a_handover);
