@@ -129,6 +129,8 @@ static void demote_run(void *arg) { /* worker */
   struct role_change *c = arg;
   c->rc = engine_demote(c->n->e);
   if (c->rc) dw_error_copy(c->why, sizeof c->why);
+  /* Told to follow nobody: what counts is that it stops, noted or not. Its lease may have run out. */
+  if (c->rc && c->rc != DW_LOCKED && !c->primary[0]) engine_cease(c->n->e);
 }
 
 static void follow_now(struct node *n) {

@@ -22,6 +22,7 @@
 #define AUDITS_EARLY 8u
 #define PROBE_MS 200
 #define DEMOTE_RETRY_NS 10000000l
+#define DEMOTE_AGAIN_NS 1000000000ull
 
 typedef unsigned long long ull;
 
@@ -39,6 +40,7 @@ struct failover_run {
   struct failover_view view;
   dw_status *engine_status;
   bool said_unreachable;
+  uint64_t demote_at; /* a primary that has stopped, but could not become a follower, tries again; 0: none */
   struct failover_audit early[AUDITS_EARLY]; /* before there is a directory */
   unsigned early_count;
 
@@ -171,7 +173,8 @@ static void follow(struct failover_run *r, const char *address) {
   if (rc) say(r, DW_LOG_WARN, "coordinator: can't follow %s: %s", address, dw_last_error());
 }
 
-/* Until it is done: a change of role that is under way ends by itself. */
+/* Until it is done: a change of role that is under way ends by itself. If it can't be noted on disk the engine
+ * acknowledges nothing all the same, but can't be promoted again before it has become a follower. */
 static void demote(struct failover_run *r) {
   dw_engine *e = engine_of(r);
   int rc = e ? dw_follow(e, NULL) : DW_OK;
@@ -179,7 +182,21 @@ static void demote(struct failover_run *r) {
     nanosleep(&(struct timespec){.tv_nsec = DEMOTE_RETRY_NS}, NULL);
     rc = dw_follow(e, NULL);
   }
-  if (rc) say(r, DW_LOG_ERROR, "coordinator: can't step down: %s: %s", dw_rc_name(rc), dw_last_error());
+  if (rc && !r->demote_at)
+    say(r, DW_LOG_ERROR, "coordinator: stopped, but can't step down, will be tried again: %s: %s", dw_rc_name(rc),
+        dw_last_error());
+  r->demote_at = rc ? now_ns() + DEMOTE_AGAIN_NS : 0;
+}
+
+static void demote_again(struct failover_run *r) {
+  const dw_status *s = r->engine_status;
+  if (!r->demote_at || !r->status.open || now_ns() < r->demote_at) return;
+  if (s->role != DW_PRIMARY || !s->fenced) { /* somebody else has seen to it */
+    r->demote_at = 0;
+    return;
+  }
+  demote(r);
+  take_status(r);
 }
 
 static void restrict_writes(struct failover_run *r, bool on) {
@@ -369,6 +386,7 @@ static bool hear(struct failover_run *r) {
   if (stop) failover_stop(r->machine);
   flush_early(r);
   take_status(r);
+  demote_again(r);
   failover_step(r->machine, now_ns(), wall_ms(), &r->status);
   struct failover_report report;
   failover_report(r->machine, now_ns(), &report);

@@ -350,6 +350,27 @@ done:
 }
 END_TEST
 
+/* So a coordinator makes a primary stop whose lease has run out. */
+START_TEST(told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note_that) {
+  dw_write_options async = {.mode = DW_ASYNC};
+  open_with_faults(p);
+  put_async(p, "before", "x");
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, true);
+  for (int i = 0; i < 2; i++) {
+    dw_status s;
+    ck_assert_int_eq(dw_follow(p->e, NULL), DW_NO_SPACE);
+    node_status(p, &s);
+    ck_assert(s.role == DW_PRIMARY && s.fenced);
+    ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_FENCED);
+  }
+  fault_env_fail(faults, FAULT_RENAME, 0, DW_OK, false);
+  ck_assert_int_eq(dw_follow(p->e, NULL), DW_OK);
+  ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_READ_ONLY);
+  ck_assert_str_eq(node_get(p, NULL, "before"), "x");
+}
+END_TEST
+
 static char self[400];
 
 static void kill_at(const char *what) {
@@ -502,6 +523,7 @@ int main(int argc, char **argv) {
   tcase_add_test(t, readers_keep_the_old_data_until_the_switch);
   tcase_add_test(t, an_unapplied_tail_is_kept_before_it_is_cut);
   tcase_add_test(t, on_a_full_disk_nothing_is_replaced_and_it_tries_again);
+  tcase_add_test(t, told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note_that);
   tcase_add_test(t, whatever_step_it_stops_at_the_next_opening_ends_it_with_one_file);
   tcase_add_test(t, killed_on_the_way_it_goes_on_with_one_file);
   tcase_add_test(t, of_table_files_that_both_have_nothing_travels);
