@@ -115,6 +115,13 @@ static void take_status(struct failover_run *r) {
   snprintf(st->following, sizeof st->following, "%s", s->role == DW_FOLLOWER ? s->primary : "");
 }
 
+static void promotion_ended(struct failover_run *r, int rc, const char *why) { /* mu */
+  r->promotion = PROMOTION_DONE;
+  r->promote_rc = rc;
+  snprintf(r->promote_why, sizeof r->promote_why, "%s", why);
+  pthread_cond_signal(&r->wake);
+}
+
 static void open_as(struct failover_run *r, dw_role role, const char *primary) {
   pthread_mutex_lock(&r->mu);
   if (!r->open_as_known) {
@@ -123,15 +130,10 @@ static void open_as(struct failover_run *r, dw_role role, const char *primary) {
     snprintf(r->open_follow, sizeof r->open_follow, "%s", primary);
     if (role == DW_PRIMARY) r->promotion = PROMOTION_RUNS; /* ended by failover_run_attach */
     pthread_cond_broadcast(&r->decided);
+  } else if (role == DW_PRIMARY && r->promotion == PROMOTION_NONE) {
+    promotion_ended(r, DW_LOCKED, "this node is being opened as a follower");
   }
   pthread_mutex_unlock(&r->mu);
-}
-
-static void promotion_ended(struct failover_run *r, int rc, const char *why) { /* mu */
-  r->promotion = PROMOTION_DONE;
-  r->promote_rc = rc;
-  snprintf(r->promote_why, sizeof r->promote_why, "%s", why);
-  pthread_cond_signal(&r->wake);
 }
 
 static void *promote_main(void *arg) {
