@@ -62,7 +62,7 @@ struct failover_options {
 
 /* The node as its engine reports it. */
 struct failover_status {
-  bool open;     /* false: it waits for PROMOTE or FOLLOW to be opened as primary or follower; then has_data: the directory exists */
+  bool open;     /* false: it waits for PROMOTE or FOLLOW to be opened as primary or follower; then has_data: it has been a primary's */
   bool primary;  /* and not fenced */
   bool healthy;  /* log and store work */
   bool has_data;

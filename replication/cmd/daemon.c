@@ -195,12 +195,11 @@ static char *in_data(const struct daemon *d, const char *name) {
 static int start_failover(struct daemon *d) {
   const struct config *c = &d->c;
   const struct config_failover *f = &c->failover;
-  char *node = in_data(d, "NODE");
   d->audit_path = in_data(d, "audit.log");
   struct failover_run_options o = {.url = c->coordinator,
                                    .cluster = c->cluster_name,
                                    .audit_path = d->audit_path,
-                                   .has_data = node && access(node, F_OK) == 0,
+                                   .has_data = failover_run_has_led(c->data),
                                    .max_lag_ms = f->max_lag_ms,
                                    .log = logger_engine,
                                    .log_arg = d->log};
@@ -222,9 +221,7 @@ static int start_failover(struct daemon *d) {
                                         .cooldown_ns = f->cooldown_ms * 1000000,
                                         .missed_renewals = f->missed_renewals,
                                         .max_per_hour = f->max_per_hour};
-  int rc = node && d->audit_path ? failover_run_start(&o, &d->failover) : dw_fail_nomem(0);
-  free(node);
-  return rc;
+  return d->audit_path ? failover_run_start(&o, &d->failover) : dw_fail_nomem(0);
 }
 
 /* Whether this node is primary is the lease's question, so the engine waits for an answer. */

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/identity.h"
 #include "replication/cmd/audit.h"
 #include "replication/cmd/coordinator.h"
 #include "replication/cmd/failover_keys.h"
@@ -427,6 +428,11 @@ static void *run_main(void *arg) {
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------- */
+
+bool failover_run_has_led(const char *dir) {
+  struct node_file node;
+  return node_file_load(env_posix(), dir, &node) == DW_OK && node.own_epoch != 0;
+}
 
 int failover_run_start(const struct failover_run_options *o, struct failover_run **out) {
   struct failover_run *r = calloc(1, sizeof *r);

@@ -20,13 +20,17 @@ struct failover_run_options {
   const char *url, *cluster; /* borrowed for the start only */
   const char *audit_path;
   struct failover_options machine; /* its strings are borrowed for the run's life */
-  bool has_data;                   /* the data directory is not new */
+  bool has_data; /* the data directory has been a primary's; asked for before anybody opens it, see below */
   uint64_t max_lag_ms;             /* as in dw_promote_options */
   dw_log_fn log;
   void *log_arg;
 };
 
 struct failover_run;
+
+/* Has this directory begun an epoch? One that was emptied has not, though each start since has left a follower's NODE in it. It
+ * must not come back as the primary that its node was: as one it would begin another cluster. */
+bool failover_run_has_led(const char *dir);
 
 int failover_run_start(const struct failover_run_options *, struct failover_run **);
 
