@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "engine/identity.h"
 #include "replication/cmd/audit.h"
 #include "replication/cmd/coordinator.h"
@@ -149,20 +150,25 @@ static void *promote_main(void *arg) {
   return NULL;
 }
 
-static void promote(struct failover_run *r, uint64_t timeout_ns) {
-  if (!engine_of(r)) {
-    open_as(r, DW_PRIMARY, "");
-    return;
-  }
-  r->promote_timeout_ms = (uint32_t)(timeout_ns / MS);
-  if (r->promote_timeout_ms == 0) r->promote_timeout_ms = 1;
-  pthread_mutex_lock(&r->mu);
+/* mu */
+static void start_promoter(struct failover_run *r) {
   r->promotion = PROMOTION_RUNS;
   int err = pthread_create(&r->promoter, NULL, promote_main, r);
   if (err)
     promotion_ended(r, DW_NO_MEMORY, "no thread for the promotion");
   else
     pthread_detach(r->promoter); /* joined by its result: nobody frees the run before that */
+}
+
+static void promote(struct failover_run *r, uint64_t timeout_ns) {
+  r->promote_timeout_ms = (uint32_t)(timeout_ns / MS);
+  if (r->promote_timeout_ms == 0) r->promote_timeout_ms = 1;
+  if (!engine_of(r)) {
+    open_as(r, DW_PRIMARY, "");
+    return;
+  }
+  pthread_mutex_lock(&r->mu);
+  start_promoter(r);
   pthread_mutex_unlock(&r->mu);
 }
 
@@ -487,7 +493,11 @@ void failover_run_attach(struct failover_run *r, dw_engine *e, int rc, const cha
   pthread_mutex_lock(&r->mu);
   r->audit = audit;
   if (rc == DW_OK) r->engine = e;
-  if (r->promotion == PROMOTION_RUNS) promotion_ended(r, rc, why);
+  /* A primary that was stopped in good order has noted that it follows, and opens so: then it asks for promises. */
+  if (r->promotion == PROMOTION_RUNS && rc == DW_OK && engine_role(e) == DW_FOLLOWER)
+    start_promoter(r);
+  else if (r->promotion == PROMOTION_RUNS)
+    promotion_ended(r, rc, why);
   pthread_cond_signal(&r->wake);
   pthread_mutex_unlock(&r->mu);
 }

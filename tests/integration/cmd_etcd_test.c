@@ -10,6 +10,7 @@
 
 #include "dabbawal.h"
 #include "replication/cmd/coordinator.h"
+#include "tests/support/await.h"
 #include "tests/support/check_main.h"
 #include "tests/support/daemons.h"
 #include "tests/support/etcd_proc.h"
@@ -196,16 +197,37 @@ static bool opened_as(const char *role) {
   return strstr(reply, quoted) != NULL;
 }
 
-/* The record still names it. What a restart finds is no more than what the restart before made: an empty follower. */
-START_TEST(a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts) {
-  char reply[200];
+static void only_node(unsigned lease_ms) {
   node.exe = "dabbawal-primary";
   snprintf(node.data, sizeof node.data, "%s/n1", dir);
   daemon_add_flag(&node, "--node-id=1");
-  daemon_add_flag(&node, "--peers=127.0.0.1:%d", test_pick_port()); /* down, too */
+  daemon_add_flag(&node, "--peers=127.0.0.1:%d", test_pick_port()); /* nobody is there */
   daemon_add_flag(&node, "--coordinator=etcd://127.0.0.1:%d", etcd.client_port);
   daemon_add_flag(&node, "--cluster-name=shop");
-  daemon_add_flag(&node, "--lease-ttl-ms=2000");
+  daemon_add_flag(&node, "--lease-ttl-ms=%u", lease_ms);
+}
+
+/* Stopping it steps down, which it notes, so it opens as a follower. */
+START_TEST(a_primary_that_was_stopped_and_started_leads_again_well_within_a_lease) {
+  char line[1000];
+  only_node(300000);
+  daemon_start(&node);
+  ck_assert(opened_as("primary"));
+  ck_assert_int_eq(daemon_stop(&node), 0);
+  daemon_start(&node);
+  AWAIT("it leads again", opened_as("primary"));
+  snprintf(line, sizeof line, "%s/audit.log", node.data);
+  FILE *f = fopen(line, "r");
+  ck_assert_ptr_nonnull(f);
+  while (fgets(line, sizeof line, f)) ck_assert_msg(!strstr(line, "fenced"), "%s", line); /* nobody was */
+  fclose(f);
+}
+END_TEST
+
+/* The record still names it. What a restart finds is no more than what the restart before made: an empty follower. */
+START_TEST(a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts) {
+  char reply[200];
+  only_node(2000);
   daemon_start(&node);
   resp_once(node.resp_port, reply, sizeof reply, "SET k v");
   ck_assert_str_eq(reply, "+OK");
@@ -232,6 +254,7 @@ int main(void) {
   tcase_add_test(t, an_endpoint_that_is_dead_is_passed_over);
   tcase_add_test(t, an_etcd_that_hangs_costs_no_more_than_the_time_out);
   tcase_add_test(t, too_many_keys_are_refused_not_cut);
+  tcase_add_test(t, a_primary_that_was_stopped_and_started_leads_again_well_within_a_lease);
   tcase_add_test(t, a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts);
   suite_add_tcase(s, t);
   return check_main(s);
