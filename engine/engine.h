@@ -134,8 +134,8 @@ int engine_promote(dw_engine *, uint64_t epoch);
  * leader and appliers stand still. DW_LOCKED, only without threads: a step is under way, try again. */
 int engine_demote(dw_engine *);
 
-/* A primary that could not be demoted, because NODE can't be written, acknowledges nothing all the same: as fenced, until
- * it is demoted or opened again. */
+/* A primary that could not be demoted or fenced, because NODE can't be written, acknowledges nothing all the same: as fenced,
+ * until it is demoted or opened again. */
 void engine_cease(dw_engine *);
 
 /* Epochs of this history, oldest first: copies up to cap, returns how many there are. */

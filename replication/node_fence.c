@@ -131,4 +131,5 @@ void fence_heard(struct node *n, uint64_t epoch, uint64_t node_id) {
   dw_error_copy(why, sizeof why);
   engine_log(n->e, DW_LOG_ERROR, "a follower has promised epoch %llu to node %llu, but this primary can't note it: %s",
              (ull)epoch, (ull)node_id, why);
+  engine_cease(n->e); /* what it can't note it knows all the same */
 }

@@ -371,6 +371,22 @@ START_TEST(told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note
 }
 END_TEST
 
+START_TEST(an_old_primary_that_can_not_note_what_it_hears_acknowledges_nothing_either) {
+  dw_write_options async = {.mode = DW_ASYNC};
+  node_open(p); /* for its port */
+  node_close(p);
+  open_with_faults(p);
+  node_open(f1);
+  node_open(f2);
+  await_streaming(p, 2);
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, true);
+  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_OK); /* with f2's promise */
+  await_status(p, "fenced", is_fenced, 0);
+  ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_FENCED);
+}
+END_TEST
+
 static char self[400];
 
 static void kill_at(const char *what) {
@@ -524,6 +540,7 @@ int main(int argc, char **argv) {
   tcase_add_test(t, an_unapplied_tail_is_kept_before_it_is_cut);
   tcase_add_test(t, on_a_full_disk_nothing_is_replaced_and_it_tries_again);
   tcase_add_test(t, told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note_that);
+  tcase_add_test(t, an_old_primary_that_can_not_note_what_it_hears_acknowledges_nothing_either);
   tcase_add_test(t, whatever_step_it_stops_at_the_next_opening_ends_it_with_one_file);
   tcase_add_test(t, killed_on_the_way_it_goes_on_with_one_file);
   tcase_add_test(t, of_table_files_that_both_have_nothing_travels);
