@@ -212,7 +212,7 @@ START_TEST(a_primary_that_was_stopped_and_started_leads_again_well_within_a_leas
   char line[1000];
   only_node(300000);
   daemon_start(&node);
-  ck_assert(opened_as("primary"));
+  AWAIT("it leads", opened_as("primary"));
   ck_assert_int_eq(daemon_stop(&node), 0);
   daemon_start(&node);
   AWAIT("it leads again", opened_as("primary"));
@@ -227,13 +227,14 @@ END_TEST
 /* The record still names it. What a restart finds is no more than what the restart before made: an empty follower. */
 START_TEST(a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts) {
   char reply[200];
-  only_node(2000);
+  only_node(5000);
   daemon_start(&node);
+  AWAIT("it leads", opened_as("primary"));
   resp_once(node.resp_port, reply, sizeof reply, "SET k v");
   ck_assert_str_eq(reply, "+OK");
   daemon_kill9(&node);
   daemon_start(&node);
-  ck_assert(opened_as("primary")); /* with its data it comes back */
+  AWAIT("with its data it comes back", opened_as("primary"));
   daemon_kill9(&node);
   ck_assert_int_eq(env_remove_tree(env_posix(), node.data), DW_OK);
   for (int i = 0; i < 3; i++) {
