@@ -113,7 +113,7 @@ static void node_pump(void *ctx) {
     serve_pin_log(n);
   }
   members_pump(n);
-  report_pump(n, now, tick);
+  next = sooner(next, report_pump(n, now, tick));
   if (n->stopping && !n->peers && (!n->follow || follow_idle(n)) && role_idle(n)) {
     transport_finish(n->t);
     return;

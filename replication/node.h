@@ -329,7 +329,7 @@ void strong_answered(struct node *, uint64_t probe, dw_lsn commit_lsn);
 void strong_lost(struct node *); /* probes under way are void: readers get a new one */
 
 /* node_report.c */
-void report_pump(struct node *, uint64_t now_ns, bool tick);
+uint64_t report_pump(struct node *, uint64_t now_ns, bool tick); /* when it is due */
 void report_status(void *node, dw_status *); /* the engine's hook: any thread */
 
 #endif
