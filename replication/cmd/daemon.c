@@ -2,8 +2,8 @@
  *
  * Signals. They are blocked before any thread is made, so only the signal thread ever takes them, by sigwait: there is
  * no handler and nothing async-signal-unsafe. The first SIGTERM or SIGINT asks the main thread to stop (if recovery is
- * still running, as soon as it is done); a second one exits at once, which a log-structured engine survives like any
- * kill.
+ * still running, as soon as it is done); another one seconds later exits at once, which a log-structured engine
+ * survives like any kill. Sooner it is the same wish: timeout(1) and others signal the process and its group.
  *
  * What goes wrong before "ready" is one line on stderr (and in the log file, if there is one) and an exit code.
  */
@@ -76,8 +76,11 @@ static void say_failure(const struct daemon *d, const char *fmt, ...) {
 
 /* ---- signals ----------------------------------------------------------------------------------- */
 
+#define IMPATIENT_S 1
+
 static void *signal_main(void *arg) {
   struct daemon *d = arg;
+  struct timespec first = {0}, now;
   for (int sig; sigwait(&d->signals, &sig) == 0;) {
     if (sig == SIGHUP) {
       logger_reopen(d->log);
@@ -88,7 +91,9 @@ static void *signal_main(void *arg) {
     d->signal = sig;
     pthread_cond_signal(&d->wake);
     pthread_mutex_unlock(&d->mu);
-    if (again) {
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!again) first = now;
+    if (again && now.tv_sec - first.tv_sec > IMPATIENT_S) {
       logger_line(d->log, DW_LOG_WARN, "%s again: exit at once", strsignal(sig));
       _exit(EXIT_RUNTIME);
     }
