@@ -92,7 +92,9 @@ static int check_start(struct node *n, const dw_promote_options *opt) {
                                           : "this node is the primary already");
   if (pos.tail.epoch == 0) return dw_fail(DW_INVALID, "this follower has no data yet");
   if (!n->opt->peers && !opt->force)
-    return dw_fail(DW_INVALID, "no peers are named, so nobody can be asked for a promise: name them, or force it");
+    return dw_fail(
+        DW_INVALID,
+        "no peers are named (option peers), so nobody can be asked for a promise: name the other nodes, or force it");
   return DW_OK;
 }
 
