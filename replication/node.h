@@ -187,6 +187,7 @@ struct node {
   atomic_bool collecting; /* the loop looks by itself soon: what nobody waits for need not wake it (node.c) */
   atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
   atomic_bool following; /* somebody: n->follow is there */
+  atomic_bool hurry;     /* dw_stop: a promotion that waits for others is to end, and none begins any more */
 
   /* loop thread */
   bool stopping;
@@ -323,7 +324,7 @@ int strong_begin(struct node *, struct strong_wait *w);
 bool strong_poll(struct node *, const struct strong_wait *w, dw_lsn *lsn);
 void strong_end(struct node *, struct strong_wait *w);
 int strong_point(void *node, uint32_t wait_ms, dw_lsn *lsn); /* the engine's hook: any thread */
-void strong_stop(void *node);                                /* the engine's hook: any thread */
+void strong_stop(void *node);                                /* any thread */
 void strong_pump(struct node *);                             /* gives waiting readers a probe */
 void strong_answered(struct node *, uint64_t probe, dw_lsn commit_lsn);
 void strong_lost(struct node *); /* probes under way are void: readers get a new one */

@@ -153,7 +153,11 @@ bool promote_yield(struct node *n, uint64_t epoch, uint64_t node_id) {
 }
 
 void promote_stop(struct node *n) {
-  if (n->candidate && !n->role_change.job) failed(n, DW_CLOSED, "the engine is closing");
+  if (!n->candidate || n->role_change.job) return;
+  if (n->candidate->answered)
+    finish(n); /* the news is all that is left of it */
+  else
+    failed(n, DW_CLOSED, "the engine is closing");
 }
 
 void promote_begun(struct node *n, int rc, const char *why) {

@@ -217,7 +217,7 @@ static void take_request(struct node *n, uint64_t now_ns) {
   pthread_mutex_unlock(&n->role_mu);
   if (!r) return;
   *c = (struct role_change){.request = r};
-  if (n->stopping) {
+  if (n->stopping || atomic_load(&n->hurry)) {
     role_answer(n, DW_CLOSED, "the engine is closing");
   } else if (r->promote) {
     c->step = ROLE_PROMOTING;
@@ -242,6 +242,7 @@ bool role_stream_ended(struct node *n) {
 
 void role_pump(struct node *n, uint64_t now_ns) {
   struct role_change *c = &n->role_change;
+  if (atomic_load(&n->hurry)) promote_stop(n);
   if (!busy(n)) take_request(n, now_ns);
   if (!busy(n) && now_ns >= n->resume_ns) role_resume(n); /* what was in the way, a full disk, may be gone */
   if (c->job) return;

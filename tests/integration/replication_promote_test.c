@@ -367,6 +367,41 @@ START_TEST(an_impossible_epoch_wedges_nobody) {
 }
 END_TEST
 
+static void *promote_patiently(void *arg) {
+  struct cluster_node *n = arg;
+  static int rc;
+  rc = dw_promote(n->e, &(dw_promote_options){.timeout_ms = 3600000});
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "closing"));
+  return &rc;
+}
+
+/* Peers that take the connection and never answer. */
+START_TEST(a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t len = sizeof at;
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+  ck_assert_int_eq(listen(fd, 16), 0);
+  ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+  snprintf(peers[1], sizeof peers[1], "127.0.0.1:%d", ntohs(at.sin_port));
+  f1->opt.peer_timeout_ms = 3600000;
+  node_open(p);
+  node_open(f1);
+  await_streaming(p, 1);
+  pthread_t t;
+  ck_assert_int_eq(pthread_create(&t, NULL, promote_patiently, f1), 0);
+  await_log(f1, "asks 1 peers to be promoted");
+  uint64_t start = now_ms();
+  dw_stop(f1->e);
+  void *rc;
+  pthread_join(t, &rc);
+  ck_assert_int_eq(*(int *)rc, DW_CLOSED);
+  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_CLOSED); /* nor does another one begin */
+  ck_assert_uint_lt(now_ms() - start, AWAIT_MS);
+  close(fd);
+}
+END_TEST
+
 START_TEST(wrong_uses_say_what_is_wrong) {
   open_all();
   refused(p, NULL, DW_INVALID, "primary already");
@@ -396,6 +431,7 @@ int main(void) {
   tcase_add_test(t, a_primary_under_load_hands_over_and_nothing_is_lost);
   tcase_add_test(t, with_peers_a_directory_opens_as_what_its_history_says);
   tcase_add_test(t, an_impossible_epoch_wedges_nobody);
+  tcase_add_test(t, a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped);
   tcase_add_test(t, wrong_uses_say_what_is_wrong);
   suite_add_tcase(s, t);
   return check_main(s);
