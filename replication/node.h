@@ -38,6 +38,7 @@
 #define NODE_MAX_CONNECTIONS 160u /* with strangers that have not said HELLO yet; the next one is closed */
 #define NODE_MAX_FETCHERS 2u      /* that repair their logs from ours at once; the next one is refused */
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
+#define NODE_CKPT_KEPT 8u         /* so many wait at once; the oldest is dropped for the next one */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 
 enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16, WAKE_NOW = 32, WAKE_ROLE = 64 };
