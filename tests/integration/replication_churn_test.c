@@ -266,7 +266,7 @@ static void setup(void) {
     n->opt.segment_bytes = 65536;
     n->opt.retain_bytes = 65536;
     n->opt.memtable_bytes = 65536;
-    n->opt.peer_timeout_ms = 500;
+    n->opt.peer_timeout_ms = 2000;
     snprintf(peers[i], sizeof peers[i], "%s,%s", c.node[(i + 1) % 3].listen, c.node[(i + 2) % 3].listen);
     n->opt.peers = peers[i];
     for (int k = 0; k < WRITERS; k++) snprintf(writers[i][k].key, sizeof writers[i][k].key, "w%d-%d", i, k);

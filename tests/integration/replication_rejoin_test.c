@@ -414,6 +414,7 @@ START_TEST(of_table_files_that_both_have_nothing_travels) {
   node_follow_port(f1, proxy_port(proxy));
   node_open(f1); /* by a checkpoint: its store is made of this primary's files */
   await_streaming(p, 1);
+  await_primary_state(f1, DW_PEER_STREAMING); /* what it shows of itself may come a moment later */
   node_status(f1, &s);
   ck_assert_uint_eq(s.bootstraps, 1);
   ck_assert_uint_gt(s.bootstrap_bytes, 4u << 20);
