@@ -47,6 +47,7 @@ struct daemon {
   pthread_mutex_t mu;
   pthread_cond_t wake;
   int signal; /* mu; the one that asked to stop, 0: none yet */
+  bool over;  /* mu; the signal thread is to end */
 };
 
 int daemon_exit_code(int rc) {
@@ -82,12 +83,14 @@ static void *signal_main(void *arg) {
   struct daemon *d = arg;
   struct timespec first = {0}, now;
   for (int sig; sigwait(&d->signals, &sig) == 0;) {
-    if (sig == SIGHUP) {
+    pthread_mutex_lock(&d->mu);
+    bool again = d->signal != 0, over = d->over;
+    if (sig == SIGHUP || over) {
+      pthread_mutex_unlock(&d->mu);
+      if (over) break;
       logger_reopen(d->log);
       continue;
     }
-    pthread_mutex_lock(&d->mu);
-    bool again = d->signal != 0;
     d->signal = sig;
     pthread_cond_signal(&d->wake);
     pthread_mutex_unlock(&d->mu);
@@ -115,7 +118,10 @@ static int start_signals(struct daemon *d) {
 }
 
 static void stop_signals(struct daemon *d) {
-  pthread_cancel(d->signal_thread); /* sigwait is a cancellation point */
+  pthread_mutex_lock(&d->mu);
+  d->over = true;
+  pthread_mutex_unlock(&d->mu);
+  pthread_kill(d->signal_thread, SIGHUP);
   pthread_join(d->signal_thread, NULL);
 }
 
