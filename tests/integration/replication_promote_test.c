@@ -371,7 +371,7 @@ static void *promote_patiently(void *arg) {
   struct cluster_node *n = arg;
   static int rc;
   rc = dw_promote(n->e, &(dw_promote_options){.timeout_ms = 3600000});
-  ck_assert_ptr_nonnull(strstr(dw_last_error(), "closing"));
+  ck_assert_msg(strstr(dw_last_error(), "closing") != NULL, "%d %s", rc, dw_last_error());
   return &rc;
 }
 
@@ -388,6 +388,8 @@ START_TEST(a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped) {
   node_open(p);
   node_open(f1);
   await_streaming(p, 1);
+  node_put(p, "a", "1");
+  await_same(p, f1);
   pthread_t t;
   ck_assert_int_eq(pthread_create(&t, NULL, promote_patiently, f1), 0);
   await_log(f1, "asks 1 peers to be promoted");
