@@ -92,8 +92,12 @@ int dw_rejoin(dw_engine *e, const char *primary) {
 
 /* ---- the loop thread ---------------------------------------------------------------------------- */
 
+/* Who has the answer may ask for the status next: it shows what was done. */
 void role_answer(struct node *n, int rc, const char *why) {
   struct role_change *c = &n->role_change;
+  c->step = ROLE_IDLE;
+  members_pump(n);
+  report_pump(n, node_now(n), true);
   pthread_mutex_lock(&n->role_mu);
   if (c->request) {
     c->request->rc = rc;
@@ -103,8 +107,6 @@ void role_answer(struct node *n, int rc, const char *why) {
   }
   c->request = NULL;
   pthread_mutex_unlock(&n->role_mu);
-  c->step = ROLE_IDLE;
-  n->report_urgent = true;
 }
 
 /* Those who follow us begin anew, and what they acknowledged is theirs to say again. */

@@ -404,6 +404,24 @@ START_TEST(a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped) {
 }
 END_TEST
 
+START_TEST(what_a_change_of_role_has_done_is_in_the_status_when_it_returns) {
+  dw_status s;
+  open_all();
+  for (int i = 0; i < 300; i++) {
+    ck_assert_int_eq(dw_follow(f1->e, i % 2 ? p->listen : NULL), DW_OK);
+    node_status(f1, &s);
+    ck_assert_str_eq(s.primary, i % 2 ? p->listen : "");
+  }
+  await_streaming(p, 2);
+  node_put(p, "a", "1");
+  await_same(p, f1);
+  promote(f1);
+  node_status(f1, &s);
+  ck_assert_int_eq(s.role, DW_PRIMARY);
+  ck_assert_uint_eq(s.primary_node, s.node_id);
+}
+END_TEST
+
 START_TEST(wrong_uses_say_what_is_wrong) {
   open_all();
   refused(p, NULL, DW_INVALID, "primary already");
@@ -434,6 +452,7 @@ int main(void) {
   tcase_add_test(t, with_peers_a_directory_opens_as_what_its_history_says);
   tcase_add_test(t, an_impossible_epoch_wedges_nobody);
   tcase_add_test(t, a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped);
+  tcase_add_test(t, what_a_change_of_role_has_done_is_in_the_status_when_it_returns);
   tcase_add_test(t, wrong_uses_say_what_is_wrong);
   suite_add_tcase(s, t);
   return check_main(s);
