@@ -23,7 +23,6 @@
 #define DEFAULT_MS 4000
 
 static struct cluster c;
-static char peers[NODES][200];
 static uint64_t seed;
 
 /* Numbers under a key of its own, going up; what was answered OK must not be lost. */
@@ -256,19 +255,15 @@ END_TEST
 
 static void setup(void) {
   cluster_init(&c);
+  cluster_of_three(&c);
   for (int i = 0; i < NODES; i++) {
     struct cluster_node *n = &c.node[i];
-    n->opt.listen = n->listen;
-    n->opt.mode = DW_SYNC;
-    n->opt.acks = 1;
     n->opt.auto_rejoin = 1;
     n->opt.ack_timeout_ms = 1000;
     n->opt.segment_bytes = 65536;
     n->opt.retain_bytes = 65536;
     n->opt.memtable_bytes = 65536;
     n->opt.peer_timeout_ms = 2000;
-    snprintf(peers[i], sizeof peers[i], "%s,%s", c.node[(i + 1) % 3].listen, c.node[(i + 2) % 3].listen);
-    n->opt.peers = peers[i];
     for (int k = 0; k < WRITERS; k++) snprintf(writers[i][k].key, sizeof writers[i][k].key, "w%d-%d", i, k);
   }
 }

@@ -383,7 +383,7 @@ START_TEST(a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped) {
   ck_assert_int_eq(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
   ck_assert_int_eq(listen(fd, 16), 0);
   ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-  snprintf(peers[1], sizeof peers[1], "127.0.0.1:%d", ntohs(at.sin_port));
+  snprintf(f1->peers, sizeof f1->peers, "127.0.0.1:%d", ntohs(at.sin_port));
   f1->opt.peer_timeout_ms = 3600000;
   node_open(p);
   node_open(f1);
