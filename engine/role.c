@@ -119,6 +119,9 @@ static int check_promise(const dw_engine *e, uint64_t epoch, uint64_t node_id) {
     return dw_fail(DW_FENCED, "epoch %llu was promised to node %llu already", (ull)n->promised_epoch,
                    (ull)n->promised_node);
   if (epoch <= e->epoch) return dw_fail(DW_FENCED, "this node's log is at epoch %llu already", (ull)e->epoch);
+  uint64_t known = n->promised_epoch > e->epoch ? n->promised_epoch : e->epoch;
+  if (!epoch_plausible(epoch, known))
+    return dw_fail(DW_INVALID, "epoch %llu can't be: the highest that this node knows is %llu", (ull)epoch, (ull)known);
   return DW_OK;
 }
 

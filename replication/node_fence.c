@@ -55,7 +55,9 @@ static int promise(struct node *n, const struct msg_fence *ask, bool begun, cons
         DW_STALE,
         "this node has more: its log ends at LSN %llu of epoch %llu, the candidate's at LSN %llu of epoch %llu",
         (ull)pos.tail.lsn, (ull)pos.tail.epoch, (ull)ask->durable.lsn, (ull)ask->durable.epoch);
-  bool would = epoch > pos.tail.epoch && (epoch > now.epoch || (epoch == now.epoch && node_id == now.node_id));
+  uint64_t known = now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch;
+  bool would = epoch > pos.tail.epoch && (epoch > now.epoch || (epoch == now.epoch && node_id == now.node_id)) &&
+               epoch_plausible(epoch, known);
   if (would && !promote_yield(n, epoch, node_id))
     return dw_fail(DW_LOCKED, "this node is just beginning an epoch of its own");
   int rc = DW_OK;

@@ -87,13 +87,15 @@ static void describe_missing(const struct promotion *p, char *out, size_t cap) {
   }
 }
 
+/* What a peer claims that can't be is no reason to use up the numbers. */
 static void choose_epoch(struct promotion *p) {
-  uint64_t last = p->self.durable.epoch > p->self.promised_epoch ? p->self.durable.epoch : p->self.promised_epoch;
+  const uint64_t own = p->self.durable.epoch > p->self.promised_epoch ? p->self.durable.epoch : p->self.promised_epoch;
+  uint64_t last = own;
   for (size_t i = 0; i < p->cfg.peers; i++) {
     const struct msg_fenced *m = &p->peer[i].last;
     if (!p->peer[i].known) continue;
-    if (m->durable.epoch > last) last = m->durable.epoch;
-    if (m->promised_epoch > last) last = m->promised_epoch;
+    if (m->durable.epoch > last && epoch_plausible(m->durable.epoch, own)) last = m->durable.epoch;
+    if (m->promised_epoch > last && epoch_plausible(m->promised_epoch, own)) last = m->promised_epoch;
   }
   p->epoch = epoch_next_term(last, p->cfg.draw);
 }

@@ -281,6 +281,18 @@ START_TEST(a_promise_is_refused_below_beside_and_not_above_the_own_log) {
 }
 END_TEST
 
+START_TEST(an_epoch_that_leaves_no_numbers_to_those_after_it_is_not_promised) {
+  open_node(DW_PRIMARY);
+  ck_assert_int_eq(engine_promise(e, UINT64_MAX, 7, "other:1"), DW_INVALID);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "epoch 18446744073709551615"));
+  ck_assert_int_eq(engine_promise(e, TERM1 * (EPOCH_TERMS_AHEAD + 1ull), 7, "other:1"), DW_INVALID);
+  ck_assert(!promised().fenced);
+  put(e, &async, "goes on");
+  ck_assert_int_eq(engine_promise(e, TERM1 * EPOCH_TERMS_AHEAD, 7, "other:1"), DW_OK);
+  ck_assert(promised().fenced);
+}
+END_TEST
+
 START_TEST(nothing_is_promised_when_node_can_not_be_written) {
   static const struct {
     enum fault_op op;
@@ -979,6 +991,7 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_add_test(t, a_promise_survives_reopening_and_a_primary_opens_fenced_then);
   tcase_add_test(t, a_promise_is_refused_below_beside_and_not_above_the_own_log);
+  tcase_add_test(t, an_epoch_that_leaves_no_numbers_to_those_after_it_is_not_promised);
   tcase_add_test(t, nothing_is_promised_when_node_can_not_be_written);
   tcase_add_test(t, a_fenced_primary_acknowledges_nothing_though_acks_come_later);
   tcase_add_test(t, asynchronous_writes_in_doubt_are_called_back_once_when_a_primary_is_fenced);

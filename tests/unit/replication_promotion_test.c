@@ -111,6 +111,18 @@ START_TEST(promises_are_collected_and_the_epoch_begins) {
 }
 END_TEST
 
+START_TEST(a_peer_that_claims_an_impossible_epoch_does_not_use_up_the_numbers) {
+  struct promotion_config cfg = config(2, 1);
+  struct msg_fenced m = answer(2, 5, 90, FENCE_TOLD);
+  m.promised_epoch = UINT64_MAX;
+  m.promised_node = 9;
+  start(&cfg, 5, 100);
+  says(0, FENCE_ASK, &m, 1);
+  told(1, 3, 5, 100);
+  ck_assert_uint_eq(promotion_epoch(&p), epoch_next_term(5, 7));
+}
+END_TEST
+
 START_TEST(one_promise_too_few_begins_nothing) {
   struct promotion_config cfg = config(3, 1); /* three of four */
   start(&cfg, 5, 100);
@@ -705,6 +717,7 @@ int main(void) {
   tcase_set_timeout(t, 120);
   tcase_add_test(t, so_many_promises_are_needed_that_every_ack_quorum_is_met);
   tcase_add_test(t, promises_are_collected_and_the_epoch_begins);
+  tcase_add_test(t, a_peer_that_claims_an_impossible_epoch_does_not_use_up_the_numbers);
   tcase_add_test(t, one_promise_too_few_begins_nothing);
   tcase_add_test(t, one_node_under_two_addresses_and_ourselves_count_once);
   tcase_add_test(t, a_node_without_data_has_nothing_to_promise);
