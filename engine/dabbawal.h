@@ -279,8 +279,9 @@ DW_API void dw_options_init(dw_options *);
  * DW_DIVERGED (the log is of another cluster or history than the store), DW_NO_SPACE, DW_NO_MEMORY. */
 DW_API int dw_open(const char *dir, const dw_options *, dw_engine **);
 
-/* Before dw_close, where other threads may be waiting: writes, dw_wait and reads that wait are answered at once
- * (DW_CLOSED, in doubt if logged; DW_STALE), later writes are refused with DW_CLOSED. Reads that need not wait go on.
+/* Before dw_close, where other threads may be waiting: writes, dw_wait, a dw_promote that waits for peers and reads that
+ * wait are answered at once (DW_CLOSED, in doubt if logged; DW_STALE), later writes and changes of role are refused with
+ * DW_CLOSED. Reads that need not wait go on.
  * Then join those threads and call dw_close. */
 DW_API void dw_stop(dw_engine *);
 

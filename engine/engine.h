@@ -107,6 +107,13 @@ static inline uint64_t epoch_next_term(uint64_t above, uint32_t draw) {
   return (epoch_term(above) + 1) << 32 | 0x10000u | (draw & 0x7fffffffu);
 }
 
+/* Whoever asks for a term that far above what is known here is broken: promised, it would leave no numbers to those who
+ * come after. One promotion a second for half a year gets there. */
+#define EPOCH_TERMS_AHEAD (1u << 24)
+static inline bool epoch_plausible(uint64_t epoch, uint64_t known) {
+  return epoch_term(epoch) <= epoch_term(known) + EPOCH_TERMS_AHEAD;
+}
+
 struct engine_promise {
   uint64_t epoch, node_id; /* 0: none */
   bool fenced;             /* a primary whose own epoch is lower: it has stopped acknowledging */
@@ -118,7 +125,7 @@ void engine_promised(dw_engine *, struct engine_promise *);
  * for messages, may be "". When it returns DW_OK a primary of a lower epoch is fenced: what was queued is not done, what
  * was logged is in doubt, commit_lsn stands still. A follower's stream is the caller's to end, before it reads the
  * log's end for an answer. DW_FENCED: our log's epoch or another candidate's promise is as high already; the message says
- * which. DW_IO, DW_NO_SPACE: nothing is promised. Blocks on disk. */
+ * which. DW_INVALID: an epoch that can't be (epoch_plausible). DW_IO, DW_NO_SPACE: nothing is promised. Blocks on disk. */
 int engine_promise(dw_engine *, uint64_t epoch, uint64_t node_id, const char *address);
 
 /* A primary logs nothing until `until_ns` (monotonic; 0: goes on now): writes wait in the queue. *writing: a group is being
@@ -133,8 +140,10 @@ int engine_promote(dw_engine *, uint64_t epoch);
 /* Primary -> follower, in place. Unanswered writes end in doubt (logged) or not done, with DW_FENCED. Blocks until log
  * leader and appliers stand still. DW_LOCKED, only without threads: a step is under way, try again. */
 int engine_demote(dw_engine *);
-/* For whoever must not acknowledge any more: if that can't be noted (NODE), it stays a primary, but fenced. Ask again. */
-int engine_stand_down(dw_engine *);
+
+/* A primary that could not be demoted or fenced, because NODE can't be written, acknowledges nothing all the same: as fenced,
+ * until it is demoted or opened again. */
+void engine_cease(dw_engine *);
 
 /* Epochs of this history, oldest first: copies up to cap, returns how many there are. */
 size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);

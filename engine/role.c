@@ -77,20 +77,38 @@ int role_refuse_fenced(const dw_engine *e, const char *what) {
 }
 
 /* From here on nothing is acknowledged. mu held. */
-static void fence(dw_engine *e, struct request_list *done) {
+static void cease(dw_engine *e, const char *what, struct request_list *done) {
+  char why[160];
   e->fenced = true;
   atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   e->paused_until_ns = 0;
-  engine_log(e, DW_LOG_ERROR,
-             "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
-             (ull)e->node.promised_epoch, (ull)e->node.promised_node,
-             e->fence_address[0] ? e->fence_address : "address unknown", (ull)e->epoch);
-  char why[160];
-  role_refuse_fenced(e, "this primary is fenced");
+  role_refuse_fenced(e, what);
   dw_error_copy(why, sizeof why);
   pipeline_fail_all(e, DW_FENCED, why, done);
   pthread_cond_broadcast(&e->space_cond);
   pipeline_moved(e);
+}
+
+/* By a promise. mu held. */
+static void fence(dw_engine *e, struct request_list *done) {
+  engine_log(e, DW_LOG_ERROR,
+             "fenced: epoch %llu was promised to node %llu (%s), ours is %llu: nothing is acknowledged any more",
+             (ull)e->node.promised_epoch, (ull)e->node.promised_node,
+             e->fence_address[0] ? e->fence_address : "address unknown", (ull)e->epoch);
+  cease(e, "this primary is fenced", done);
+}
+
+void engine_cease(dw_engine *e) {
+  struct request_list done;
+  request_list_init(&done);
+  pthread_mutex_lock(&e->mu);
+  if (is_primary(e) && !e->fenced) {
+    engine_log(e, DW_LOG_ERROR,
+               "nothing is acknowledged any more, until this node follows somebody or is opened again");
+    cease(e, "this primary was told to stop", &done);
+  }
+  pthread_mutex_unlock(&e->mu);
+  pipeline_wake(&done);
 }
 
 /* May `epoch` be promised to `node_id`? mu held. */
@@ -101,6 +119,9 @@ static int check_promise(const dw_engine *e, uint64_t epoch, uint64_t node_id) {
     return dw_fail(DW_FENCED, "epoch %llu was promised to node %llu already", (ull)n->promised_epoch,
                    (ull)n->promised_node);
   if (epoch <= e->epoch) return dw_fail(DW_FENCED, "this node's log is at epoch %llu already", (ull)e->epoch);
+  uint64_t known = n->promised_epoch > e->epoch ? n->promised_epoch : e->epoch;
+  if (!epoch_plausible(epoch, known))
+    return dw_fail(DW_INVALID, "epoch %llu can't be: the highest that this node knows is %llu", (ull)epoch, (ull)known);
   return DW_OK;
 }
 
@@ -348,8 +369,7 @@ int engine_promote(dw_engine *e, uint64_t epoch) {
   return rc;
 }
 
-/* for_good: it acknowledges nothing from here on, whether that can be noted or not. */
-static int demote(dw_engine *e, bool for_good) {
+int engine_demote(dw_engine *e) {
   struct request_list done;
   request_list_init(&done);
   pthread_mutex_lock(&e->mu);
@@ -362,7 +382,7 @@ static int demote(dw_engine *e, bool for_good) {
     return dw_fail(DW_LOCKED, "a step of the engine is under way: try again");
   }
   const dw_lsn shown = atomic_load(&e->commit_lsn);
-  const bool was_fenced = e->fenced;
+  const bool before = e->fenced;
   e->fenced = true; /* whoever is logging just now answers its group so */
   atomic_store_explicit(&e->commit_lsn, UINT64_MAX, memory_order_release);
   pipeline_fail_all(e, DW_FENCED, "this node becomes a follower", &done);
@@ -377,7 +397,7 @@ static int demote(dw_engine *e, bool for_good) {
   int rc = save_role(e, 0, true); /* nothing is queued and nothing logged meanwhile: it is fenced */
   pthread_mutex_lock(&e->mu);
   if (rc) { /* then it goes on as what it was */
-    e->fenced = for_good || was_fenced || e->node.promised_epoch > e->epoch;
+    e->fenced = before || e->node.promised_epoch > e->epoch;
     if (!e->fenced) atomic_store_explicit(&e->commit_lsn, shown, memory_order_release);
     apply_role_release(e);
     pthread_mutex_unlock(&e->mu);
@@ -395,12 +415,4 @@ static int demote(dw_engine *e, bool for_good) {
   pthread_mutex_unlock(&e->mu);
   pipeline_wake(&done);
   return DW_OK;
-}
-
-int engine_demote(dw_engine *e) {
-  return demote(e, false);
-}
-
-int engine_stand_down(dw_engine *e) {
-  return demote(e, true);
 }

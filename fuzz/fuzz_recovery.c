@@ -248,7 +248,7 @@ static void check_opened(struct damage *d, struct wal *w, const struct wal_recov
     CHECK(read_from(w, reach, &end) == DW_NOT_FOUND && same_pos(&end, &rec->end));
   }
   int rc = read_from(w, &st.oldest, &end);
-  CHECK((rc == DW_NOT_FOUND && same_pos(&end, &rec->end)) || rc == DW_CORRUPT);
+  CHECK((rc == DW_NOT_FOUND && same_pos(&end, &rec->end)) || rc == DW_CORRUPT || rc == DW_UNSUPPORTED);
   bool sound = rc == DW_NOT_FOUND;
   /* inspect saw the same log, unless recovery began anew or dropped what a trim had left. */
   if (seen == DW_OK && rec->which != WAL_REC_STORE_AHEAD) CHECK(same_pos(&before->last, &rec->end));

@@ -243,6 +243,7 @@ void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const 
   f->now = now_ns;
   f->wall_ms = wall_ms;
   f->st = *st;
+  if (st->open) f->opening = false;
   if (!f->began_ns) f->began_ns = now_ns;
   if (f->stopping || f->state == FO_STOPPED) return;
   if (f->state == FO_LEADING || f->state == FO_KEPT) watch_leading(f);

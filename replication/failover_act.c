@@ -139,6 +139,7 @@ static bool follow_next(struct failover *f, struct failover_action *a) {
     return false;
   if (leads) memcpy(a->address, v->leader.address, sizeof a->address);
   a->kind = FO_FOLLOW;
+  f->opening |= !f->st.open;
   f->follow_at = f->now + f->opt.renew_ns;
   return true;
 }

@@ -146,8 +146,10 @@ bool failover_held(const struct failover *f, char why[FAILOVER_WHY]) {
   why[0] = 0;
   if (!f->st.healthy)
     text = "its log or store has failed";
+  else if (f->opening)
+    text = "it is being opened as a follower";
   else if (!f->st.has_data && !(f->opt.first && virgin(f) && !f->st.open))
-    text = "it has no data";
+    text = f->st.open ? "it has no data" : "it is not open yet, and was never a primary";
   else if (f->opt.priority == 0 && !failover_returns(f))
     text = "its priority is 0";
   else if (virgin(f) && !failover_returns(f))

@@ -52,6 +52,7 @@ struct failover {
   /* to be done */
   bool want_demote, want_resign, want_promote, promoting, want_record, stopping, say_promoted;
   bool restricted, want_restricted;
+  bool opening; /* it was told to be opened as a follower, and is not open yet: nothing else can become of it meanwhile */
   struct failover_audit audits[AUDITS_MAX];
   unsigned audit_count;
   uint64_t failovers;

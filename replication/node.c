@@ -42,11 +42,18 @@ static void hook_applied_moved(void *ctx) {
   if (atomic_load(&n->following)) node_wake(n, WAKE_APPLIED);
 }
 
+static void hook_stopping(void *ctx) {
+  struct node *n = ctx;
+  strong_stop(n);
+  atomic_store(&n->hurry, true);
+  node_wake(n, WAKE_ROLE);
+}
+
 static const struct replication_ops node_hooks = {.log_grew = hook_log_grew,
                                                   .commit_moved = hook_commit_moved,
                                                   .applied_moved = hook_applied_moved,
                                                   .strong_point = strong_point,
-                                                  .stopping = strong_stop,
+                                                  .stopping = hook_stopping,
                                                   .status = report_status};
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -113,7 +120,7 @@ static void node_pump(void *ctx) {
     serve_pin_log(n);
   }
   members_pump(n);
-  report_pump(n, now, tick);
+  next = sooner(next, report_pump(n, now, tick));
   if (n->stopping && !n->peers && (!n->follow || follow_idle(n)) && role_idle(n)) {
     transport_finish(n->t);
     return;

@@ -38,6 +38,7 @@
 #define NODE_MAX_CONNECTIONS 160u /* with strangers that have not said HELLO yet; the next one is closed */
 #define NODE_MAX_FETCHERS 2u      /* that repair their logs from ours at once; the next one is refused */
 #define NODE_CKPT_KEEP_NS 60000000000ull /* a checkpoint waits so long for its follower to come back */
+#define NODE_CKPT_KEPT 8u         /* so many wait at once; the oldest is dropped for the next one */
 #define NODE_STEPS 64             /* actions of one machine before the others get their turn */
 
 enum { WAKE_GREW = 1, WAKE_COMMIT = 2, WAKE_APPLIED = 4, WAKE_STRONG = 8, WAKE_STOP = 16, WAKE_NOW = 32, WAKE_ROLE = 64 };
@@ -187,6 +188,7 @@ struct node {
   atomic_bool collecting; /* the loop looks by itself soon: what nobody waits for need not wake it (node.c) */
   atomic_bool serving; /* somebody is connected: a primary without followers wakes nobody */
   atomic_bool following; /* somebody: n->follow is there */
+  atomic_bool hurry;     /* dw_stop: a promotion that waits for others is to end, and none begins any more */
 
   /* loop thread */
   bool stopping;
@@ -324,13 +326,13 @@ int strong_begin(struct node *, struct strong_wait *w);
 bool strong_poll(struct node *, const struct strong_wait *w, dw_lsn *lsn);
 void strong_end(struct node *, struct strong_wait *w);
 int strong_point(void *node, uint32_t wait_ms, dw_lsn *lsn); /* the engine's hook: any thread */
-void strong_stop(void *node);                                /* the engine's hook: any thread */
+void strong_stop(void *node);                                /* any thread */
 void strong_pump(struct node *);                             /* gives waiting readers a probe */
 void strong_answered(struct node *, uint64_t probe, dw_lsn commit_lsn);
 void strong_lost(struct node *); /* probes under way are void: readers get a new one */
 
 /* node_report.c */
-void report_pump(struct node *, uint64_t now_ns, bool tick);
+uint64_t report_pump(struct node *, uint64_t now_ns, bool tick); /* when it is due */
 void report_status(void *node, dw_status *); /* the engine's hook: any thread */
 
 #endif

@@ -2,7 +2,8 @@
  *
  *   MAKE --> [job: engine_checkpoint_create] --> in n->ckpts, used by the connection --> READ* --> installed: dropped
  *                                                        |
- *                                                        +-- connection ends: kept NODE_CKPT_KEEP_NS, then dropped
+ *                                                        +-- connection ends: kept NODE_CKPT_KEEP_NS, then dropped;
+ *                                                            NODE_CKPT_KEPT of them at most
  *
  * One copy per follower: it is hard links, so it costs next to nothing, and a resumed transfer must find exactly the
  * files that it began with.
@@ -46,11 +47,24 @@ void bootstrap_expire(struct node *n, uint64_t now_ns) {
   }
 }
 
+/* A follower that crashes again and again, under a new name each time, must not fill the disk with copies. */
+static void bound_kept(struct node *n) {
+  unsigned kept = 0;
+  struct node_ckpt *oldest = NULL;
+  for (struct node_ckpt *c = n->ckpts; c; c = c->next) {
+    if (c->user) continue;
+    kept++;
+    if (!oldest || c->expires_ns < oldest->expires_ns) oldest = c;
+  }
+  if (kept > NODE_CKPT_KEPT) drop(n, oldest, true);
+}
+
 void bootstrap_gone(struct peer *p) {
   if (!p->ckpt) return;
   p->ckpt->user = NULL;
   p->ckpt->expires_ns = node_now(p->n) + NODE_CKPT_KEEP_NS;
   p->ckpt = NULL;
+  bound_kept(p->n);
 }
 
 void bootstrap_installed(struct peer *p) {

@@ -55,7 +55,9 @@ static int promise(struct node *n, const struct msg_fence *ask, bool begun, cons
         DW_STALE,
         "this node has more: its log ends at LSN %llu of epoch %llu, the candidate's at LSN %llu of epoch %llu",
         (ull)pos.tail.lsn, (ull)pos.tail.epoch, (ull)ask->durable.lsn, (ull)ask->durable.epoch);
-  bool would = epoch > pos.tail.epoch && (epoch > now.epoch || (epoch == now.epoch && node_id == now.node_id));
+  uint64_t known = now.epoch > pos.tail.epoch ? now.epoch : pos.tail.epoch;
+  bool would = epoch > pos.tail.epoch && (epoch > now.epoch || (epoch == now.epoch && node_id == now.node_id)) &&
+               epoch_plausible(epoch, known);
   if (would && !promote_yield(n, epoch, node_id))
     return dw_fail(DW_LOCKED, "this node is just beginning an epoch of its own");
   int rc = DW_OK;
@@ -131,4 +133,5 @@ void fence_heard(struct node *n, uint64_t epoch, uint64_t node_id) {
   dw_error_copy(why, sizeof why);
   engine_log(n->e, DW_LOG_ERROR, "a follower has promised epoch %llu to node %llu, but this primary can't note it: %s",
              (ull)epoch, (ull)node_id, why);
+  engine_cease(n->e); /* what it can't note it knows all the same */
 }

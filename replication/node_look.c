@@ -102,6 +102,7 @@ static void found(struct look *k, size_t i) {
       dw_error_copy(why, sizeof why);
       engine_log(n->e, DW_LOG_ERROR, "%s (node %llu) is the primary of epoch %llu, but this one can't note it: %s",
                  p->address, (ull)seen->node_id, (ull)seen->epoch, why);
+      engine_cease(n->e);
       return;
     }
     n->report_urgent = true;

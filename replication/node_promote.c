@@ -93,7 +93,9 @@ static int check_start(struct node *n, const dw_promote_options *opt) {
                                           : "this node is the primary already");
   if (pos.tail.epoch == 0) return dw_fail(DW_INVALID, "this follower has no data yet");
   if (!n->opt->peers && !opt->force)
-    return dw_fail(DW_INVALID, "no peers are named, so nobody can be asked for a promise: name them, or force it");
+    return dw_fail(
+        DW_INVALID,
+        "no peers are named (option peers), so nobody can be asked for a promise: name the other nodes, or force it");
   return DW_OK;
 }
 
@@ -153,7 +155,11 @@ bool promote_yield(struct node *n, uint64_t epoch, uint64_t node_id) {
 }
 
 void promote_stop(struct node *n) {
-  if (n->candidate && !n->role_change.job) failed(n, DW_CLOSED, "the engine is closing");
+  if (!n->candidate || n->role_change.job) return;
+  if (n->candidate->answered)
+    finish(n); /* the news is all that is left of it */
+  else
+    failed(n, DW_CLOSED, "the engine is closing");
 }
 
 void promote_begun(struct node *n, int rc, const char *why) {

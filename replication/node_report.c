@@ -63,9 +63,9 @@ static void fill_followers(struct node *n, struct report *r) {
         fill_follower(n, &n->quorum.followers[i], &pos, &r->followers[r->follower_count++]);
 }
 
-void report_pump(struct node *n, uint64_t now_ns, bool tick) {
+uint64_t report_pump(struct node *n, uint64_t now_ns, bool tick) {
   bool due = tick || n->report_urgent || (n->report_changed && now_ns - n->reported_ns >= REPORT_NS);
-  if (!due) return;
+  if (!due) return n->report_changed ? n->reported_ns + REPORT_NS : UINT64_MAX;
   n->report_changed = n->report_urgent = false;
   n->reported_ns = now_ns;
   struct report r;
@@ -79,6 +79,7 @@ void report_pump(struct node *n, uint64_t now_ns, bool tick) {
   pthread_mutex_lock(&n->report_mu);
   n->report = r;
   pthread_mutex_unlock(&n->report_mu);
+  return UINT64_MAX;
 }
 
 void report_status(void *ctx, dw_status *s) {

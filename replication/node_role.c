@@ -92,8 +92,12 @@ int dw_rejoin(dw_engine *e, const char *primary) {
 
 /* ---- the loop thread ---------------------------------------------------------------------------- */
 
+/* Who has the answer may ask for the status next: it shows what was done. */
 void role_answer(struct node *n, int rc, const char *why) {
   struct role_change *c = &n->role_change;
+  c->step = ROLE_IDLE;
+  members_pump(n);
+  report_pump(n, node_now(n), true);
   pthread_mutex_lock(&n->role_mu);
   if (c->request) {
     c->request->rc = rc;
@@ -103,8 +107,6 @@ void role_answer(struct node *n, int rc, const char *why) {
   }
   c->request = NULL;
   pthread_mutex_unlock(&n->role_mu);
-  c->step = ROLE_IDLE;
-  n->report_urgent = true;
 }
 
 /* Those who follow us begin anew, and what they acknowledged is theirs to say again. */
@@ -127,8 +129,10 @@ void role_resume(struct node *n) {
 
 static void demote_run(void *arg) { /* worker */
   struct role_change *c = arg;
-  c->rc = c->primary[0] ? engine_demote(c->n->e) : engine_stand_down(c->n->e);
+  c->rc = engine_demote(c->n->e);
   if (c->rc) dw_error_copy(c->why, sizeof c->why);
+  /* Told to follow nobody: what counts is that it stops, noted or not. Its lease may have run out. */
+  if (c->rc && c->rc != DW_LOCKED && !c->primary[0]) engine_cease(c->n->e);
 }
 
 static void follow_now(struct node *n) {
@@ -219,7 +223,7 @@ static void take_request(struct node *n, uint64_t now_ns) {
   promote_end_news(n);
   if (busy(n)) return;
   *c = (struct role_change){.request = r};
-  if (n->stopping) {
+  if (n->stopping || atomic_load(&n->hurry)) {
     role_answer(n, DW_CLOSED, "the engine is closing");
   } else if (r->promote) {
     c->step = ROLE_PROMOTING;
@@ -244,6 +248,7 @@ bool role_stream_ended(struct node *n) {
 
 void role_pump(struct node *n, uint64_t now_ns) {
   struct role_change *c = &n->role_change;
+  if (atomic_load(&n->hurry)) promote_stop(n);
   take_request(n, now_ns);
   if (!busy(n) && now_ns >= n->resume_ns) role_resume(n); /* what was in the way, a full disk, may be gone */
   if (c->job) return;

@@ -201,6 +201,18 @@ static void locate_run(void *arg) {
   if (j->rc) dw_error_copy(j->why, sizeof j->why);
 }
 
+/* A fenced primary's log is not what others are measured by any more: what they have beyond it may be what its
+ * successor acknowledged, or will find nowhere else. To stream from is all it is good for. */
+static void leave_it_to_the_successor(struct node *n, struct position_decision *d) {
+  struct engine_promise promise;
+  if (d->kind != POSITION_TRUNCATE && d->kind != POSITION_BOOTSTRAP) return;
+  engine_promised(n->e, &promise);
+  if (!promise.fenced) return;
+  char which = d->which;
+  *d = (struct position_decision){.kind = POSITION_REFUSE, .which = which, .code = DW_STALE};
+  snprintf(d->text, sizeof d->text, "this primary is fenced: its successor tells where to continue (case %c)", which);
+}
+
 static void locate_done(void *arg) {
   struct locate_job *j = arg;
   struct peer *p = j->peer;
@@ -218,6 +230,7 @@ static void locate_done(void *arg) {
   p->cursor = j->cursor;
   j->cursor = NULL;
   if (j->rc == DW_OK) {
+    leave_it_to_the_successor(n, &j->decision);
     quorum_located(&n->quorum, p, &j->decision);
     if (j->decision.kind == POSITION_STREAM || j->decision.kind == POSITION_TRUNCATE) p->pin = j->decision.pos.lsn;
   }

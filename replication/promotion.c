@@ -96,13 +96,15 @@ static uint64_t above_claim(uint64_t last, uint32_t min_term) {
   return min_term > next && min_term - next < TERMS_AHEAD ? (uint64_t)(min_term - 1) << 32 : last;
 }
 
+/* What a peer claims that can't be is no reason to use up the numbers. */
 static void choose_epoch(struct promotion *p) {
-  uint64_t last = p->self.durable.epoch > p->self.promised_epoch ? p->self.durable.epoch : p->self.promised_epoch;
+  const uint64_t own = p->self.durable.epoch > p->self.promised_epoch ? p->self.durable.epoch : p->self.promised_epoch;
+  uint64_t last = own;
   for (size_t i = 0; i < p->cfg.peers; i++) {
     const struct msg_fenced *m = &p->peer[i].last;
     if (!p->peer[i].known) continue;
-    if (m->durable.epoch > last) last = m->durable.epoch;
-    if (m->promised_epoch > last) last = m->promised_epoch;
+    if (m->durable.epoch > last && epoch_plausible(m->durable.epoch, own)) last = m->durable.epoch;
+    if (m->promised_epoch > last && epoch_plausible(m->promised_epoch, own)) last = m->promised_epoch;
   }
   p->epoch = epoch_next_term(above_claim(last, p->cfg.min_term), p->cfg.draw);
 }
@@ -206,8 +208,12 @@ static void collected(struct promotion *p) {
   char missing[300];
   size_t need = promotion_need(&p->cfg), have = count(p, FENCE_PROMISED) + 1;
   const struct promotion_peer *from = &p->peer[p->primary];
-  /* Who hands over is fenced before we begin: its pause runs out, and what it acknowledged after that would be lost. */
+  /* Who hands over is fenced before we begin, and has no more than we then: its pause runs out, and what it
+   * acknowledged after that would be lost. */
   bool fenced = !p->cfg.handover || (from->answered && from->last.verdict == FENCE_PROMISED);
+  if (p->cfg.handover && !p->cfg.force && fenced && promotion_has_more(&from->last.durable, &p->self.durable) &&
+      somebody_has_more(p))
+    return;
   if (have >= need && fenced) {
     p->phase = PROMOTING_BEGINNING;
     return;

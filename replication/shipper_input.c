@@ -189,13 +189,19 @@ static int on_installed(struct shipper *s, const struct frame *f) {
 
 /* ---- frames -------------------------------------------------------------------------------- */
 
+/* Is it one of this cluster? It said so in HELLO, or came into the cluster on this connection. A REFUSE may also come
+ * from somebody who has said nothing yet, and that one's word must not fence a primary. */
+static bool is_ours(const struct shipper *s) {
+  return s->have_hello && (s->phase == SHIP_STREAMING || hash128_eq(&s->hello.cluster_id, &s->cfg.cluster_id));
+}
+
 static void on_refuse(struct shipper *s, const struct frame *f) {
   struct msg_refuse m;
   if (msg_get_refuse(f, &m)) {
     ship_end(s, DW_CORRUPT, 0, false, "a REFUSE that can't be read");
     return;
   }
-  if (m.code == DW_FENCED && m.lsn && f->h.epoch > s->tail.epoch) {
+  if (m.code == DW_FENCED && m.lsn && f->h.epoch > s->tail.epoch && is_ours(s)) {
     s->heard_epoch = f->h.epoch;
     s->heard_node = m.lsn;
   }

@@ -45,7 +45,8 @@ struct frame_scan {
   const uint8_t *bytes; /* FRAME_BLOCK: the whole block, valid until the next call */
   struct mark_frame mark;
 };
-/* Moves over one frame. Errors are I/O and memory only; what is wrong with bytes at FRAME_NONE is in the message. */
+/* Moves over one frame. Errors are I/O, memory, and DW_UNSUPPORTED: a newer version wrote here. What is wrong with bytes at
+ * FRAME_NONE is in the message. */
 int frame_next(struct frame_scan *, enum frame_kind *);
 /* Bytes [s->off + at, +n) in the window; NULL beyond limit (rc DW_OK) or on error. */
 const uint8_t *frame_peek(struct frame_scan *, size_t at, size_t n, int *rc);

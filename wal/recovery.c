@@ -273,10 +273,10 @@ static int look_for_block(struct frame_scan *s, const uint8_t *p, const struct c
 /* Follows the chain from P over whole headers, whatever became of their payloads: what stands inside a block's stated
  * length is a user's data, not frames. Ends at the first header that does not follow. */
 static int follow_headers(struct frame_scan *s, struct behind *b, bool *proven) {
+  const uint64_t start = s->off;
   for (bool first = true;; first = false) {
     enum frame_kind kind;
     int rc;
-    const uint64_t at = s->off;
     const uint8_t *p = frame_peek(s, 0, WAL_BLOCK_HEADER_BYTES, &rc);
     struct block_header h;
     if (rc) return rc;
@@ -300,7 +300,7 @@ static int follow_headers(struct frame_scan *s, struct behind *b, bool *proven) 
     uint64_t total = block_total_bytes(&h), left = s->limit - s->off;
     s->off += total < left ? total : left;
     s->pos = (struct wal_pos){block_last_lsn(&h), h.epoch, h.chain};
-    if (first) b->torn_bytes = s->off - at;
+    b->torn_bytes = s->off - start; /* its payload, too, may hold what looks like frames: none of it may stay */
   }
 }
 

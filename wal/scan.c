@@ -1,5 +1,7 @@
 /* Walking a segment's frames: the one place that decides whether bytes on disk are a valid frame.
  *
+ * A block that follows by its chain, but that only a newer version can read, is no end and no hole: it is an error.
+ *
  * Reads go through a window of at least 256 KiB, so a walk costs few system calls. Nothing that a header claims is
  * believed beyond `limit`, so a lying length costs no more memory than the file has bytes.
  */
@@ -72,7 +74,11 @@ static int next_block(struct frame_scan *s, enum frame_kind *kind) {
     dw_fail(DW_CORRUPT, "block header beyond the end of the file");
     return none(s, kind);
   }
-  if (block_header_decode(p, &s->h)) return none(s, kind);
+  rc = block_header_decode(p, &s->h);
+  if (rc == DW_UNSUPPORTED && get_u64(p + 24) == s->pos.lsn + 1 && block_chain_ok(p, &s->pos.chain))
+    return dw_fail_prefix(rc, "%s: offset %llu, LSN %llu", s->path, (unsigned long long)s->off,
+                          (unsigned long long)s->pos.lsn + 1);
+  if (rc) return none(s, kind);
   if (s->h.first_lsn != s->pos.lsn + 1 || s->h.epoch < s->pos.epoch) {
     dw_fail(DW_CORRUPT, "block of LSN %llu, epoch %llu where LSN %llu is due", (unsigned long long)s->h.first_lsn,
             (unsigned long long)s->h.epoch, (unsigned long long)s->pos.lsn + 1);

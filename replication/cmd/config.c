@@ -541,7 +541,7 @@ void config_help(FILE *f, enum daemon_kind kind) {
   fputs("\nAddresses are HOST:PORT, :PORT or PORT; without a host they mean 127.0.0.1, *:PORT means every interface, "
         "port\n"
         "0 any free port. Sizes take KiB, MiB, GiB (or K, M, G), times ms, s, m, h, d; a bare time is milliseconds.\n"
-        "SIGTERM and SIGINT stop cleanly, a second one at once; SIGHUP reopens the log file.\n"
+        "SIGTERM and SIGINT stop cleanly, another one some seconds later at once; SIGHUP reopens the log file.\n"
         "\nExit codes\n"
         "  0  stopped as asked\n"
         "  1  something failed while running\n"

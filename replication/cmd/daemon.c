@@ -2,8 +2,8 @@
  *
  * Signals. They are blocked before any thread is made, so only the signal thread ever takes them, by sigwait: there is
  * no handler and nothing async-signal-unsafe. The first SIGTERM or SIGINT asks the main thread to stop (if recovery is
- * still running, as soon as it is done); a second one exits at once, which a log-structured engine survives like any
- * kill.
+ * still running, as soon as it is done); another one seconds later exits at once, which a log-structured engine
+ * survives like any kill. Sooner it is the same wish: timeout(1) and others signal the process and its group.
  *
  * What goes wrong before "ready" is one line on stderr (and in the log file, if there is one) and an exit code.
  */
@@ -48,6 +48,7 @@ struct daemon {
   pthread_mutex_t mu;
   pthread_cond_t wake;
   int signal; /* mu; the one that asked to stop, 0: none yet */
+  bool over;  /* mu; the signal thread is to end */
 };
 
 int daemon_exit_code(int rc) {
@@ -77,19 +78,26 @@ static void say_failure(const struct daemon *d, const char *fmt, ...) {
 
 /* ---- signals ----------------------------------------------------------------------------------- */
 
+#define IMPATIENT_S 1
+
 static void *signal_main(void *arg) {
   struct daemon *d = arg;
+  struct timespec first = {0}, now;
   for (int sig; sigwait(&d->signals, &sig) == 0;) {
-    if (sig == SIGHUP) {
+    pthread_mutex_lock(&d->mu);
+    bool again = d->signal != 0, over = d->over;
+    if (sig == SIGHUP || over) {
+      pthread_mutex_unlock(&d->mu);
+      if (over) break;
       logger_reopen(d->log);
       continue;
     }
-    pthread_mutex_lock(&d->mu);
-    bool again = d->signal != 0;
     d->signal = sig;
     pthread_cond_signal(&d->wake);
     pthread_mutex_unlock(&d->mu);
-    if (again) {
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!again) first = now;
+    if (again && now.tv_sec - first.tv_sec > IMPATIENT_S) {
       logger_line(d->log, DW_LOG_WARN, "%s again: exit at once", strsignal(sig));
       _exit(EXIT_RUNTIME);
     }
@@ -111,7 +119,10 @@ static int start_signals(struct daemon *d) {
 }
 
 static void stop_signals(struct daemon *d) {
-  pthread_cancel(d->signal_thread); /* sigwait is a cancellation point */
+  pthread_mutex_lock(&d->mu);
+  d->over = true;
+  pthread_mutex_unlock(&d->mu);
+  pthread_kill(d->signal_thread, SIGHUP);
   pthread_join(d->signal_thread, NULL);
 }
 

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "replication/cmd/audit.h"
 #include "replication/cmd/coordinator.h"
 #include "replication/cmd/failover_keys.h"
@@ -98,6 +99,13 @@ static void take_status(struct failover_run *r) {
   if (e && dw_status_get(e, r->engine_status) == DW_OK) failover_see(r->engine_status, &r->status);
 }
 
+static void promotion_ended(struct failover_run *r, int rc, const char *why) { /* mu */
+  r->promotion = PROMOTION_DONE;
+  r->promote_rc = rc;
+  snprintf(r->promote_why, sizeof r->promote_why, "%s", why);
+  pthread_cond_signal(&r->wake);
+}
+
 static void open_as(struct failover_run *r, dw_role role, const char *primary) {
   pthread_mutex_lock(&r->mu);
   if (!r->open_as_known) {
@@ -106,15 +114,10 @@ static void open_as(struct failover_run *r, dw_role role, const char *primary) {
     snprintf(r->open_follow, sizeof r->open_follow, "%s", primary);
     if (role == DW_PRIMARY) r->promotion = PROMOTION_RUNS; /* ended by failover_run_attach */
     pthread_cond_broadcast(&r->decided);
+  } else if (role == DW_PRIMARY && r->promotion == PROMOTION_NONE) {
+    promotion_ended(r, DW_LOCKED, "this node is being opened as a follower");
   }
   pthread_mutex_unlock(&r->mu);
-}
-
-static void promotion_ended(struct failover_run *r, int rc, const char *why) { /* mu */
-  r->promotion = PROMOTION_DONE;
-  r->promote_rc = rc;
-  snprintf(r->promote_why, sizeof r->promote_why, "%s", why);
-  pthread_cond_signal(&r->wake);
 }
 
 static void *promote_main(void *arg) {
@@ -130,21 +133,26 @@ static void *promote_main(void *arg) {
   return NULL;
 }
 
-static void promote(struct failover_run *r, uint64_t timeout_ns, uint64_t term) {
-  if (!engine_of(r)) {
-    open_as(r, DW_PRIMARY, "");
-    return;
-  }
-  r->promote_timeout_ms = (uint32_t)(timeout_ns / MS);
-  if (r->promote_timeout_ms == 0) r->promote_timeout_ms = 1;
-  r->promote_term = term > UINT32_MAX ? 0 : (uint32_t)term;
-  pthread_mutex_lock(&r->mu);
+/* mu */
+static void start_promoter(struct failover_run *r) {
   r->promotion = PROMOTION_RUNS;
   int err = pthread_create(&r->promoter, NULL, promote_main, r);
   if (err)
     promotion_ended(r, DW_NO_MEMORY, "no thread for the promotion");
   else
     pthread_detach(r->promoter); /* joined by its result: nobody frees the run before that */
+}
+
+static void promote(struct failover_run *r, uint64_t timeout_ns, uint64_t term) {
+  r->promote_timeout_ms = (uint32_t)(timeout_ns / MS);
+  if (r->promote_timeout_ms == 0) r->promote_timeout_ms = 1;
+  r->promote_term = term > UINT32_MAX ? 0 : (uint32_t)term;
+  if (!engine_of(r)) {
+    open_as(r, DW_PRIMARY, "");
+    return;
+  }
+  pthread_mutex_lock(&r->mu);
+  start_promoter(r);
   pthread_mutex_unlock(&r->mu);
 }
 
@@ -158,7 +166,8 @@ static void follow(struct failover_run *r, const char *address) {
   if (rc) say(r, DW_LOG_WARN, "coordinator: can't follow %s: %s", address, dw_last_error());
 }
 
-/* Until it is done: a change of role that is under way ends by itself. */
+/* Until it is done: a change of role that is under way ends by itself. If it can't be noted on disk the engine
+ * acknowledges nothing all the same, but can't be promoted again before it has become a follower. */
 static void demote(struct failover_run *r) {
   dw_engine *e = engine_of(r);
   int rc = e ? dw_follow(e, NULL) : DW_OK;
@@ -453,7 +462,11 @@ void failover_run_attach(struct failover_run *r, dw_engine *e, int rc, const cha
   pthread_mutex_lock(&r->mu);
   r->audit = audit;
   if (rc == DW_OK) r->engine = e;
-  if (r->promotion == PROMOTION_RUNS) promotion_ended(r, rc, why);
+  /* A primary that was stopped in good order has noted that it follows, and opens so: then it asks for promises. */
+  if (r->promotion == PROMOTION_RUNS && rc == DW_OK && engine_role(e) == DW_FOLLOWER)
+    start_promoter(r);
+  else if (r->promotion == PROMOTION_RUNS)
+    promotion_ended(r, rc, why);
   pthread_cond_signal(&r->wake);
   pthread_mutex_unlock(&r->mu);
 }

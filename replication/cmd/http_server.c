@@ -1,6 +1,6 @@
-/* See http_server.h. Everything is bounded: connections in all and from one address, memory for a request, seconds that
- * a client may dawdle. Pages are made whole in memory and given to libmicrohttpd, which serves them from its one
- * thread; bad requests it answers by itself. */
+/* See http_server.h. Everything is bounded: connections, memory for a request, seconds that a client may dawdle. Pages
+ * are made whole in memory and given to libmicrohttpd, which serves them from its one thread; bad requests it answers
+ * by itself. */
 #include "replication/cmd/http_server.h"
 
 #include <errno.h>

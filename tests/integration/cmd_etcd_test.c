@@ -1,5 +1,5 @@
 /* The client of etcd against a real etcd: leases, transactions, listings, and an etcd that is slow, dead or none at
- * all. */
+ * all. And a daemon that asks it as what to open. */
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,7 +10,9 @@
 
 #include "dabbawal.h"
 #include "replication/cmd/coordinator.h"
+#include "tests/support/await.h"
 #include "tests/support/check_main.h"
+#include "tests/support/daemons.h"
 #include "tests/support/etcd_proc.h"
 #include "tests/support/ports.h"
 #include "wal/base/env.h"
@@ -18,6 +20,7 @@
 
 static char dir[256];
 static struct etcd_proc etcd;
+static struct daemon_proc node;
 static struct coordinator *c;
 static bool done;
 
@@ -40,12 +43,14 @@ static void setup(void) {
   snprintf(dir, sizeof dir, "%s/dw-etcd-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   ck_assert_ptr_nonnull(mkdtemp(dir));
   memset(&etcd, 0, sizeof etcd);
+  memset(&node, 0, sizeof node);
   etcd_start(&etcd, dir);
   connect_to("etcd://127.0.0.1:%d", etcd.client_port);
 }
 static void teardown(void) {
   if (c) c->ops->destroy(c);
   c = NULL;
+  daemon_kill9(&node);
   etcd_pause(&etcd, 0);
   etcd_kill9(&etcd);
   env_remove_tree(env_posix(), dir);
@@ -185,6 +190,61 @@ START_TEST(too_many_keys_are_refused_not_cut) {
 }
 END_TEST
 
+static bool opened_as(const char *role) {
+  char reply[20000], quoted[40];
+  resp_once(node.resp_port, reply, sizeof reply, "DW.STATUS");
+  snprintf(quoted, sizeof quoted, "\"role\":\"%s\"", role);
+  return strstr(reply, quoted) != NULL;
+}
+
+static void only_node(unsigned lease_ms) {
+  node.exe = "dabbawal-primary";
+  snprintf(node.data, sizeof node.data, "%s/n1", dir);
+  daemon_add_flag(&node, "--node-id=1");
+  daemon_add_flag(&node, "--peers=127.0.0.1:%d", test_pick_port()); /* nobody is there */
+  daemon_add_flag(&node, "--coordinator=etcd://127.0.0.1:%d", etcd.client_port);
+  daemon_add_flag(&node, "--cluster-name=shop");
+  daemon_add_flag(&node, "--lease-ttl-ms=%u", lease_ms);
+}
+
+/* Stopping it steps down, which it notes, so it opens as a follower. */
+START_TEST(a_primary_that_was_stopped_and_started_leads_again_well_within_a_lease) {
+  char line[1000];
+  only_node(300000);
+  daemon_start(&node);
+  AWAIT("it leads", opened_as("primary"));
+  ck_assert_int_eq(daemon_stop(&node), 0);
+  daemon_start(&node);
+  AWAIT("it leads again", opened_as("primary"));
+  snprintf(line, sizeof line, "%s/audit.log", node.data);
+  FILE *f = fopen(line, "r");
+  ck_assert_ptr_nonnull(f);
+  while (fgets(line, sizeof line, f)) ck_assert_msg(!strstr(line, "fenced"), "%s", line); /* nobody was */
+  fclose(f);
+}
+END_TEST
+
+/* The record still names it. What a restart finds is no more than what the restart before made: an empty follower. */
+START_TEST(a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts) {
+  char reply[200];
+  only_node(5000);
+  daemon_start(&node);
+  AWAIT("it leads", opened_as("primary"));
+  resp_once(node.resp_port, reply, sizeof reply, "SET k v");
+  ck_assert_str_eq(reply, "+OK");
+  daemon_kill9(&node);
+  daemon_start(&node);
+  AWAIT("with its data it comes back", opened_as("primary"));
+  daemon_kill9(&node);
+  ck_assert_int_eq(env_remove_tree(env_posix(), node.data), DW_OK);
+  for (int i = 0; i < 3; i++) {
+    daemon_start(&node);
+    ck_assert_msg(opened_as("follower"), "start %d", i);
+    daemon_kill9(&node);
+  }
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("etcd");
   TCase *t = tcase_create("etcd");
@@ -195,6 +255,8 @@ int main(void) {
   tcase_add_test(t, an_endpoint_that_is_dead_is_passed_over);
   tcase_add_test(t, an_etcd_that_hangs_costs_no_more_than_the_time_out);
   tcase_add_test(t, too_many_keys_are_refused_not_cut);
+  tcase_add_test(t, a_primary_that_was_stopped_and_started_leads_again_well_within_a_lease);
+  tcase_add_test(t, a_primary_whose_directory_was_emptied_begins_no_second_cluster_however_often_it_starts);
   suite_add_tcase(s, t);
   return check_main(s);
 }

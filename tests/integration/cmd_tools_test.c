@@ -1,6 +1,7 @@
 /* The programs as a whole: exit codes and error lines of the daemons, signals, and each command of the operator's tool
  * against running ones. Programs run in forked children of this one, through their main functions, so that no path to a
  * binary is needed; their output goes to files. */
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -180,7 +181,7 @@ START_TEST(each_start_that_fails_says_why_in_one_line_and_in_its_exit_code) {
 }
 END_TEST
 
-START_TEST(signals_stop_cleanly_reopen_the_log_and_the_second_one_hurries) {
+START_TEST(signals_stop_cleanly_also_when_they_come_twice_and_reopen_the_log) {
   pid_t p = start("p", run_primary, "--data p --listen 0 --log-file p.log --pid-file p.pid");
   await_text("p.log", "ready role=primary");
   await_text("p.pid", "\n");
@@ -194,10 +195,39 @@ START_TEST(signals_stop_cleanly_reopen_the_log_and_the_second_one_hurries) {
   ck_assert_int_ne(access("p.pid", F_OK), 0);
   p = start("p", run_primary, "--data p --listen 0");
   await_text("p.err", "ready role=primary");
-  kill(p, SIGTERM);
+  kill(p, SIGTERM); /* twice at once, as by timeout(1) */
   kill(p, SIGINT);
-  int code = finish(p);
-  ck_assert_msg(code == EXIT_RUNTIME || code == EXIT_OK, "%d", code); /* OK: it was done before the second came */
+  ck_assert_int_eq(finish(p), EXIT_OK);
+  ck_assert_ptr_nonnull(strstr(slurp("p.err"), "stopped"));
+}
+END_TEST
+
+/* A coordinator that takes connections and never answers holds up the end of a daemon that talks to it. */
+START_TEST(who_keeps_asking_a_slow_daemon_to_stop_is_obeyed_at_once) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t n = sizeof at;
+  int status, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ck_assert_int_eq(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+  ck_assert_int_eq(listen(fd, 16), 0);
+  ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&at, &n), 0);
+  char line[300];
+  snprintf(line, sizeof line,
+           "--data p --node-id 1 --listen 127.0.0.1:0 --advertise 127.0.0.1:9 --peers 127.0.0.1:8,127.0.0.1:7 "
+           "--lease-ttl 600s --cluster-name c --coordinator etcd://127.0.0.1:%d",
+           ntohs(at.sin_port));
+  pid_t p = start("p", run_primary, line);
+  await_text("p.err", "waiting for a role");
+  int asker = accept(fd, NULL, NULL); /* it is asking now, and will wait for two minutes */
+  time_t first = time(NULL);
+  do { /* again and again */
+    ck_assert_msg(time(NULL) - first < AWAIT_S, "it has not ended");
+    kill(p, SIGTERM);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  } while (waitpid(p, &status, WNOHANG) != p);
+  close(asker);
+  close(fd);
+  ck_assert_ptr_nonnull(strstr(slurp("p.err"), "again: exit at once"));
+  ck_assert_int_eq(WEXITSTATUS(status), EXIT_RUNTIME);
 }
 END_TEST
 
@@ -405,7 +435,8 @@ int main(void) {
   tcase_add_checked_fixture(t, setup, teardown);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, each_start_that_fails_says_why_in_one_line_and_in_its_exit_code);
-  tcase_add_test(t, signals_stop_cleanly_reopen_the_log_and_the_second_one_hurries);
+  tcase_add_test(t, signals_stop_cleanly_also_when_they_come_twice_and_reopen_the_log);
+  tcase_add_test(t, who_keeps_asking_a_slow_daemon_to_stop_is_obeyed_at_once);
   tcase_add_test(t, what_is_loaded_is_on_every_node_and_status_shows_it);
   tcase_add_test(t, a_log_is_verified_and_dumped_alive_dead_and_damaged);
   tcase_add_test(t, dump_from_an_lsn_begins_there_even_inside_a_block);

@@ -1,11 +1,15 @@
 /* Bootstrap over the wire: late followers, broken and resumed transfers, retention. */
+#include <arpa/inet.h>
 #include <check.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "replication/node.h"
 #include "tests/support/cluster.h"
 #include "tests/support/proxy.h"
 #include "wal/base/env.h"
@@ -349,6 +353,64 @@ START_TEST(a_follower_may_be_closed_in_the_middle_of_a_bootstrap) {
 }
 END_TEST
 
+/* A new follower that begins a bootstrap and is gone, as one that crashes again and again under new names. */
+static void come_and_go(unsigned number) {
+  struct msg_hello h = {.version_min = 1,
+                        .version_max = 1,
+                        .role = DW_FOLLOWER,
+                        .heartbeat_ms = 500,
+                        .node_id = 1000 + number,
+                        .incarnation.b = {1, (uint8_t)number}};
+  struct sockaddr_in at = {
+      .sin_family = AF_INET, .sin_port = htons(p->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct buf out = {0};
+  struct frame_reader in;
+  struct frame f = {0};
+  char bytes[4096];
+  ck_assert_int_eq(msg_put_hello(&out, &(struct msg_sender){.node_id = h.node_id}, &h), DW_OK);
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+  ck_assert_int_eq(write(fd, out.data, out.len), (ssize_t)out.len);
+  buf_free(&out);
+  frame_reader_init(&in, UINT32_MAX);
+  while (f.h.type != MSG_CKPT_MANIFEST) {
+    ssize_t n = read(fd, bytes, sizeof bytes);
+    ck_assert_int_gt(n, 0);
+    ck_assert_int_eq(frame_reader_feed(&in, bytes, (size_t)n), DW_OK);
+    while (f.h.type != MSG_CKPT_MANIFEST && frame_reader_next(&in, &f) == DW_OK)
+      if (f.h.type == MSG_WELCOME) in.version = 1;
+  }
+  frame_reader_free(&in);
+  close(fd);
+}
+
+static int count_one(void *arg, const char *name, bool is_dir) {
+  (void)name, (void)is_dir;
+  ++*(unsigned *)arg;
+  return 0;
+}
+
+static unsigned checkpoints(void) {
+  char path[500];
+  unsigned n = 0;
+  snprintf(path, sizeof path, "%s/checkpoints", p->dir);
+  ck_assert_int_eq(env_posix()->ops->list(env_posix(), path, count_one, &n), DW_OK);
+  return n;
+}
+
+START_TEST(followers_that_come_and_go_leave_a_bounded_number_of_checkpoints) {
+  node_open(p);
+  fill_and_trim(0, 1);
+  for (unsigned i = 0; i < 3 * NODE_CKPT_KEPT; i++) come_and_go(i);
+  await_streaming(p, 0);
+  for (int i = 0; i < AWAIT_MS / 10 && checkpoints() > NODE_CKPT_KEPT; i++) usleep(10000);
+  ck_assert_uint_le(checkpoints(), NODE_CKPT_KEPT);
+  node_open(f1); /* who stays gets his */
+  await_same(p, f1);
+  assert_equal_data(p, f1);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("replication: bootstrap");
   TCase *t = tcase_create("bootstrap");
@@ -367,6 +429,7 @@ int main(void) {
   tcase_add_test(t, readers_go_on_with_the_old_state_until_the_switch);
   tcase_add_test(t, a_vanished_follower_does_not_keep_the_log_for_ever);
   tcase_add_test(t, a_follower_may_be_closed_in_the_middle_of_a_bootstrap);
+  tcase_add_test(t, followers_that_come_and_go_leave_a_bounded_number_of_checkpoints);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

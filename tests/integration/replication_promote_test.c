@@ -1,12 +1,17 @@
 /* Promotion, fencing and following somebody else, on real sockets and disks: dw_promote and dw_follow. */
+#include <arpa/inet.h>
 #include <check.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
+#include "replication/fencer.h"
 #include "tests/support/check_main.h"
 #include "tests/support/cluster.h"
 #include "tests/support/proxy.h"
@@ -345,6 +350,104 @@ START_TEST(with_peers_a_directory_opens_as_what_its_history_says) {
 }
 END_TEST
 
+/* Asks `n` to promise `epoch` to a node that there is not, as a candidate of this cluster would. */
+static int ask_promise(struct cluster_node *n, uint64_t epoch) {
+  dw_status s;
+  struct fencer f;
+  struct hash128 cluster;
+  struct iovec iov[4];
+  char bytes[4096];
+  ssize_t got = 1;
+  struct sockaddr_in at = {
+      .sin_family = AF_INET, .sin_port = htons(n->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  node_status(n, &s);
+  memcpy(cluster.b, s.cluster_id, 16);
+  fencer_init(&f, &(struct msg_sender){.node_id = 999, .epoch = s.epoch}, &cluster);
+  fencer_ask(&f, &(struct msg_fence){.what = FENCE_PROMISE,
+                                     .epoch = epoch,
+                                     .durable = {.lsn = 1u << 30, .epoch = s.epoch},
+                                     .address = "127.0.0.1:9"});
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+  ck_assert_int_gt(writev(fd, iov, outq_iov(&f.out, iov, 4)), 0);
+  while (f.state == FENCER_ASKED && (got = read(fd, bytes, sizeof bytes)) > 0) fencer_input(&f, bytes, (size_t)got);
+  close(fd);
+  ck_assert_int_eq(f.state, FENCER_ANSWERED);
+  int verdict = f.answer.verdict;
+  fencer_free(&f);
+  return verdict;
+}
+
+START_TEST(an_impossible_epoch_wedges_nobody) {
+  open_all();
+  node_put(p, "before", "1");
+  node_forget_log(f1);
+  ck_assert_int_eq(ask_promise(f1, UINT64_MAX), FENCE_REFUSED);
+  ck_assert_int_eq(ask_promise(p, UINT64_MAX), FENCE_REFUSED);
+  node_put(p, "after", "2");
+  await_same(p, f1);
+  ck_assert(!node_logged(f1, "disconnected")); /* its stream went on */
+  promote(f1);
+  await_streaming(f1, 1);
+  node_put(f1, "still", "3");
+}
+END_TEST
+
+static void *promote_patiently(void *arg) {
+  struct cluster_node *n = arg;
+  static int rc;
+  rc = dw_promote(n->e, &(dw_promote_options){.timeout_ms = 3600000});
+  ck_assert_msg(strstr(dw_last_error(), "closing") != NULL, "%d %s", rc, dw_last_error());
+  return &rc;
+}
+
+/* Peers that take the connection and never answer. */
+START_TEST(a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t len = sizeof at;
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+  ck_assert_int_eq(listen(fd, 16), 0);
+  ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+  snprintf(f1->peers, sizeof f1->peers, "127.0.0.1:%d", ntohs(at.sin_port));
+  f1->opt.peer_timeout_ms = 3600000;
+  node_open(p);
+  node_open(f1);
+  await_streaming(p, 1);
+  node_put(p, "a", "1");
+  await_same(p, f1);
+  pthread_t t;
+  ck_assert_int_eq(pthread_create(&t, NULL, promote_patiently, f1), 0);
+  await_log(f1, "asks 1 peers to be promoted");
+  uint64_t start = now_ms();
+  dw_stop(f1->e);
+  void *rc;
+  pthread_join(t, &rc);
+  ck_assert_int_eq(*(int *)rc, DW_CLOSED);
+  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_CLOSED); /* nor does another one begin */
+  ck_assert_uint_lt(now_ms() - start, AWAIT_MS);
+  close(fd);
+}
+END_TEST
+
+START_TEST(what_a_change_of_role_has_done_is_in_the_status_when_it_returns) {
+  dw_status s;
+  open_all();
+  for (int i = 0; i < 300; i++) {
+    ck_assert_int_eq(dw_follow(f1->e, i % 2 ? p->listen : NULL), DW_OK);
+    node_status(f1, &s);
+    ck_assert_str_eq(s.primary, i % 2 ? p->listen : "");
+  }
+  await_streaming(p, 2);
+  node_put(p, "a", "1");
+  await_same(p, f1);
+  promote(f1);
+  node_status(f1, &s);
+  ck_assert_int_eq(s.role, DW_PRIMARY);
+  ck_assert_uint_eq(s.primary_node, s.node_id);
+}
+END_TEST
+
 START_TEST(wrong_uses_say_what_is_wrong) {
   open_all();
   refused(p, NULL, DW_INVALID, "primary already");
@@ -374,6 +477,9 @@ int main(void) {
   tcase_add_test(t, a_tail_that_was_in_doubt_is_decided_by_the_new_primary);
   tcase_add_test(t, a_primary_under_load_hands_over_and_nothing_is_lost);
   tcase_add_test(t, with_peers_a_directory_opens_as_what_its_history_says);
+  tcase_add_test(t, an_impossible_epoch_wedges_nobody);
+  tcase_add_test(t, a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped);
+  tcase_add_test(t, what_a_change_of_role_has_done_is_in_the_status_when_it_returns);
   tcase_add_test(t, wrong_uses_say_what_is_wrong);
   suite_add_tcase(s, t);
   return check_main(s);

@@ -10,6 +10,7 @@
 
 #include "engine/diverged.h"
 #include "engine/engine.h"
+#include "engine/identity.h"
 #include "replication/node.h"
 #include "tests/support/check_main.h"
 #include "tests/support/cluster.h"
@@ -287,6 +288,56 @@ START_TEST(an_unapplied_tail_is_kept_before_it_is_cut) {
 }
 END_TEST
 
+static void run(const char *fmt, const char *a, const char *b) {
+  char command[1200];
+  snprintf(command, sizeof command, fmt, a, b, a);
+  ck_assert_int_eq(system(command), 0);
+}
+
+static bool has_written(struct cluster_node *n, const dw_status *s, uint64_t lsn) {
+  (void)n;
+  return s->written_lsn == lsn;
+}
+
+/* A power cut took the end of its log, and it knows that there is, or is to be, a newer primary. What its followers
+ * have beyond may be what that one acknowledged, or will find nowhere else. */
+START_TEST(a_fenced_primary_that_lost_its_tail_takes_nothing_from_its_followers) {
+  node_open(p);
+  proxy = proxy_start(p->port);
+  node_follow_port(f1, p->port);
+  node_follow_port(f2, proxy_port(proxy));
+  node_open(f1);
+  node_open(f2);
+  await_streaming(p, 2);
+  node_fill(p, 0, 20, 100);
+  await_same(p, f1);
+  await_same(p, f2);
+  run("cp -a %s %s.lost", p->dir, p->dir);
+  proxy_mode(proxy, PROXY_STALL);
+  dw_lsn lsn = 0;
+  dw_write_options both = {.mode = DW_SYNC, .acks = 2, .timeout_ms = 100};
+  ck_assert_int_eq(dw_put(p->e, &both, "doubt", 5, "1", 1, &lsn), DW_TIMEOUT); /* so f1 has it and does not show it */
+  ck_assert_uint_eq(lsn, 21);
+  await_status(f1, "it has LSN 21", has_written, 21);
+  node_close(p);
+  run("rm -rf %s && mv %s.lost %s", p->dir, p->dir);
+  struct node_file node;
+  ck_assert_int_eq(node_file_load(env_posix(), p->dir, &node), DW_OK);
+  node.promised_epoch = 1ull << 32 | 77;
+  node.promised_node = 2;
+  ck_assert_int_eq(node_file_save(env_posix(), p->dir, &node), DW_OK);
+  node_forget_log(f1);
+  node_open(p);
+  await_status(p, "fenced", is_fenced, 0);
+  await_log(f1, "this primary is fenced");
+  ck_assert(!node_logged(f1, "dropped the unapplied log tail"));
+  dw_status s;
+  node_status(f1, &s);
+  ck_assert_uint_eq(s.written_lsn, 21);
+  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_OK);
+}
+END_TEST
+
 /* ---- trouble ----------------------------------------------------------------------------------- */
 
 static void open_with_faults(struct cluster_node *n) {
@@ -350,6 +401,43 @@ done:
 }
 END_TEST
 
+/* So a coordinator makes a primary stop whose lease has run out. */
+START_TEST(told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note_that) {
+  dw_write_options async = {.mode = DW_ASYNC};
+  open_with_faults(p);
+  put_async(p, "before", "x");
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, true);
+  for (int i = 0; i < 2; i++) {
+    dw_status s;
+    ck_assert_int_eq(dw_follow(p->e, NULL), DW_NO_SPACE);
+    node_status(p, &s);
+    ck_assert(s.role == DW_PRIMARY && s.fenced);
+    ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_FENCED);
+  }
+  fault_env_fail(faults, FAULT_RENAME, 0, DW_OK, false);
+  ck_assert_int_eq(dw_follow(p->e, NULL), DW_OK);
+  ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_READ_ONLY);
+  ck_assert_str_eq(node_get(p, NULL, "before"), "x");
+}
+END_TEST
+
+START_TEST(an_old_primary_that_can_not_note_what_it_hears_acknowledges_nothing_either) {
+  dw_write_options async = {.mode = DW_ASYNC};
+  node_open(p); /* for its port */
+  node_close(p);
+  open_with_faults(p);
+  node_open(f1);
+  node_open(f2);
+  await_streaming(p, 2);
+  fault_env_only(faults, "/NODE");
+  fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, true);
+  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_OK); /* with f2's promise */
+  await_status(p, "fenced", is_fenced, 0);
+  ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_FENCED);
+}
+END_TEST
+
 static char self[400];
 
 static void kill_at(const char *what) {
@@ -390,6 +478,11 @@ END_TEST
 
 /* ---- what travels ------------------------------------------------------------------------------ */
 
+static bool has_bootstrapped(struct cluster_node *n, const dw_status *s, uint64_t times) {
+  (void)n;
+  return s->bootstraps == times;
+}
+
 START_TEST(of_table_files_that_both_have_nothing_travels) {
   p->opt.retain_bytes = p->opt.retain_ms = 0;
   node_open(p);
@@ -414,8 +507,8 @@ START_TEST(of_table_files_that_both_have_nothing_travels) {
   node_follow_port(f1, proxy_port(proxy));
   node_open(f1); /* by a checkpoint: its store is made of this primary's files */
   await_streaming(p, 1);
+  await_status(f1, "it counts the bootstrap", has_bootstrapped, 1);
   node_status(f1, &s);
-  ck_assert_uint_eq(s.bootstraps, 1);
   ck_assert_uint_gt(s.bootstrap_bytes, 4u << 20);
   ck_assert_uint_eq(s.bootstrap_reused_bytes, 0);
   node_put(p, "common", "1");
@@ -501,7 +594,10 @@ int main(int argc, char **argv) {
   tcase_add_test(t, without_being_told_it_serves_its_old_data_and_waits);
   tcase_add_test(t, readers_keep_the_old_data_until_the_switch);
   tcase_add_test(t, an_unapplied_tail_is_kept_before_it_is_cut);
+  tcase_add_test(t, a_fenced_primary_that_lost_its_tail_takes_nothing_from_its_followers);
   tcase_add_test(t, on_a_full_disk_nothing_is_replaced_and_it_tries_again);
+  tcase_add_test(t, told_to_follow_nobody_it_acknowledges_nothing_even_if_it_can_not_note_that);
+  tcase_add_test(t, an_old_primary_that_can_not_note_what_it_hears_acknowledges_nothing_either);
   tcase_add_test(t, whatever_step_it_stops_at_the_next_opening_ends_it_with_one_file);
   tcase_add_test(t, killed_on_the_way_it_goes_on_with_one_file);
   tcase_add_test(t, of_table_files_that_both_have_nothing_travels);

@@ -93,6 +93,15 @@ static void promotion_ended(struct lease_run *r, int rc, const char *why) {
   turn_soon(r);
 }
 
+static void start_promoter(struct lease_run *r) {
+  world_trace(r->w, r->n, "lease: promote, within %u ms", r->promo.opt.timeout_ms);
+  int rc = role_begin(node_driver(r->n), &r->promo);
+  if (rc)
+    promotion_ended(r, rc, dw_last_error());
+  else
+    r->promoting = true;
+}
+
 void lease_opened(struct world *w, struct sim_node *n, int rc) {
   if (!w->lease) return;
   struct lease_run *r = run_of(w, n);
@@ -100,7 +109,10 @@ void lease_opened(struct world *w, struct sim_node *n, int rc) {
     process_ends(r);
     return;
   }
-  if (r->promoting) promotion_ended(r, DW_OK, "");
+  if (r->promoting && engine_role(n->e) == DW_FOLLOWER) /* stopped in good order, it has noted that it follows */
+    start_promoter(r);
+  else if (r->promoting)
+    promotion_ended(r, DW_OK, "");
 }
 
 /* ---- what the machine is told ---------------------------------------------------------------------- */
@@ -139,18 +151,12 @@ static void open_as(struct lease_run *r, dw_role role, const char *primary) {
 }
 
 static void promote(struct lease_run *r, uint64_t timeout_ns, uint64_t term) {
-  if (r->n->state != NODE_UP) {
-    open_as(r, DW_PRIMARY, "");
-    return;
-  }
   uint32_t ms = (uint32_t)(timeout_ns / MS);
   r->promo = (struct role_request){.promote = true, .opt = {.timeout_ms = ms ? ms : 1, .min_term = (uint32_t)term}};
-  world_trace(r->w, r->n, "lease: promote, within %u ms", r->promo.opt.timeout_ms);
-  int rc = role_begin(node_driver(r->n), &r->promo);
-  if (rc)
-    promotion_ended(r, rc, dw_last_error());
+  if (r->n->state != NODE_UP)
+    open_as(r, DW_PRIMARY, "");
   else
-    r->promoting = true;
+    start_promoter(r);
 }
 
 static void follow(struct lease_run *r, const char *address) {

@@ -303,6 +303,12 @@ static struct rec *file_tail(const struct log_file *f) {
 static void cut_frames(struct log_file *f, uint64_t off) {
   while (f->n && f->frames[f->n - 1].off >= off) f->n--;
   if (f->written > f->n) f->written = f->n;
+  if (f->commits_end <= off) return;
+  size_t last = f->n;
+  while (last && !f->frames[last - 1].rec->commits) last--;
+  f->commits_end = last ? f->frames[last - 1].off : 0; /* at least: where it ends is not noted */
+  if (f->synced_end > f->commits_end) f->synced_end = f->commits_end;
+  if (f->marked > f->commits_end) f->marked = f->commits_end;
 }
 
 static void push_frame(struct log_file *f, uint64_t off, struct rec *r) {

@@ -244,10 +244,11 @@ bool node_as_follower(struct cluster_node *at, const struct cluster_node *of, dw
 static void give_up(struct cluster_node *n, const char *what) {
   for (int i = 0; i < CLUSTER_NODES; i++) {
     struct cluster_node *o = &n->c->node[i];
-    size_t at = o->log_n > 2000 ? o->log_n - 2000 : 0;
     dw_status s;
-    if (!o->log_n) continue;
-    fprintf(stderr, "--- node %d\n%s", i, o->log + at);
+    pthread_mutex_lock(&o->log_mu);
+    size_t at = o->log_n > 2000 ? o->log_n - 2000 : 0;
+    if (o->log_n) fprintf(stderr, "--- node %d\n%s", i, o->log + at);
+    pthread_mutex_unlock(&o->log_mu);
     if (!o->e) continue;
     node_status(o, &s);
     fprintf(stderr,

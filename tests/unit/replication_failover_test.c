@@ -310,6 +310,26 @@ START_TEST(a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_bac
 }
 END_TEST
 
+/* Opening takes as long as its log is long, and what opens as a follower can't be promoted meanwhile. */
+START_TEST(who_is_being_opened_as_a_follower_does_not_stand) {
+  for (int node = 1; node <= 2; node++) { /* the last primary itself, or another one */
+    lone_end();
+    lone();
+    st.open = false;
+    view.has_record = true;
+    view.record = (struct failover_record){.node_id = (uint64_t)node, .epoch = 1, .revision = 40};
+    for (act.kind = FO_GRANT; act.kind != FO_FOLLOW; now += 10 * FSIM_MS) { /* the coordinator is silent */
+      failover_step(alone, now, 0, &st);
+      if (failover_next(alone, &act) && act.kind <= FO_PROBE)
+        failover_answer(alone, now, &(struct failover_answer){.rc = DW_TIMEOUT, .why = ""});
+    }
+    ck_assert(!until(FO_TAKE)); /* for ten seconds it is not open yet */
+    st.open = true;
+    ck_assert(until(FO_TAKE));
+  }
+}
+END_TEST
+
 START_TEST(candidates_are_compared_by_position_then_priority_region_lag) {
   struct failover_options o = {.preferred_region = "home"};
   struct failover_member a = {.node_id = 1,
@@ -839,6 +859,7 @@ int main(void) {
   tcase_add_test(t, a_promotion_by_hand_below_the_recorded_epoch_is_made_anew);
   tcase_add_test(t, a_primary_that_others_have_left_for_a_newer_epoch_gives_the_lease_back);
   tcase_add_test(t, without_data_there_is_nothing_to_serve_before_the_coordinator_answers);
+  tcase_add_test(t, who_is_being_opened_as_a_follower_does_not_stand);
   tcase_add_test(t, candidates_are_compared_by_position_then_priority_region_lag);
   tcase_add_test(t, the_lease_of_another_is_taken_only_if_it_has_not_renewed_since);
   suite_add_tcase(suite, t);

@@ -31,6 +31,7 @@ static struct msg_ack marks;
 static unsigned probes_taken, truncates_left, reads;
 static size_t max_read = 64;
 static bool answer_probes, bootstrap;
+static uint64_t heard_epoch, heard_node;
 static uint64_t chunks;
 
 static void ship_setup(void) {
@@ -89,6 +90,7 @@ static void ship_drive(void) {
       if (answer_probes) shipper_probe_answer(ship, &a.probe, 10, now);
       break;
     case SHIP_MARKS: marks = a.marks; break;
+    case SHIP_FENCE_HEARD: heard_epoch = a.heard.epoch, heard_node = a.heard.node_id; break;
     case SHIP_CLOSE:
       did_close = true;
       close_code = a.close.code;
@@ -242,6 +244,43 @@ START_TEST(a_follower_of_a_newer_epoch_unmasks_an_old_primary) {
   ship_say();
   ck_assert_int_eq(close_code, DW_DIVERGED);
   ck_assert_ptr_nonnull(strstr(closed, "at epoch 4, this log at 3"));
+}
+END_TEST
+
+/* "I have promised epoch 9 to node 5" */
+static void say_fenced(void) {
+  struct msg_refuse m = {.code = DW_FENCED, .lsn = 5, .text = "epoch 9 was promised to node 5"};
+  peer.epoch = 9;
+  msg_put_refuse(&out, &peer, &m);
+  ship_say();
+}
+
+START_TEST(a_follower_that_has_promised_a_newer_epoch_is_heard) {
+  say_hello();
+  say_fenced();
+  ck_assert(did_close);
+  ck_assert_uint_eq(heard_epoch, 9);
+  ck_assert_uint_eq(heard_node, 5);
+}
+END_TEST
+
+START_TEST(a_new_follower_that_came_into_the_cluster_here_is_heard) {
+  struct msg_hello h = good_hello();
+  struct wal_pos none = {0};
+  memset(&h.cluster_id, 0, sizeof h.cluster_id);
+  h.tail = h.applied = h.at = none;
+  msg_put_hello(&out, &peer, &h);
+  ship_say();
+  ck_assert(!did_close);
+  say_fenced();
+  ck_assert_uint_eq(heard_epoch, 9);
+}
+END_TEST
+
+START_TEST(a_stranger_that_has_not_said_whose_it_is_fences_nobody) {
+  say_fenced();
+  ck_assert(did_close);
+  ck_assert_uint_eq(heard_epoch, 0);
 }
 END_TEST
 
@@ -1107,6 +1146,9 @@ int main(void) {
   tcase_add_test(t, acks_count_up_to_what_was_sent_and_never_fall);
   tcase_add_test(t, frames_of_another_node_or_epoch_end_the_connection);
   tcase_add_test(t, a_follower_of_a_newer_epoch_unmasks_an_old_primary);
+  tcase_add_test(t, a_follower_that_has_promised_a_newer_epoch_is_heard);
+  tcase_add_test(t, a_new_follower_that_came_into_the_cluster_here_is_heard);
+  tcase_add_test(t, a_stranger_that_has_not_said_whose_it_is_fences_nobody);
   tcase_add_test(t, messages_out_of_place_end_the_connection);
   tcase_add_test(t, a_flood_of_probes_waits_in_the_socket_not_in_memory);
   tcase_add_test(t, a_probe_that_runs_in_a_circle_is_not_answered);

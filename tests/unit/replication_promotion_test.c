@@ -111,6 +111,18 @@ START_TEST(promises_are_collected_and_the_epoch_begins) {
 }
 END_TEST
 
+START_TEST(a_peer_that_claims_an_impossible_epoch_does_not_use_up_the_numbers) {
+  struct promotion_config cfg = config(2, 1);
+  struct msg_fenced m = answer(2, 5, 90, FENCE_TOLD);
+  m.promised_epoch = UINT64_MAX;
+  m.promised_node = 9;
+  start(&cfg, 5, 100);
+  says(0, FENCE_ASK, &m, 1);
+  told(1, 3, 5, 100);
+  ck_assert_uint_eq(promotion_epoch(&p), epoch_next_term(5, 7));
+}
+END_TEST
+
 START_TEST(one_promise_too_few_begins_nothing) {
   struct promotion_config cfg = config(3, 1); /* three of four */
   start(&cfg, 5, 100);
@@ -349,6 +361,25 @@ START_TEST(a_handover_without_the_primarys_promise_fails) {
   promises(1, 3, 5, 100);
   promotion_unreachable(&p, 0, "it has died", 3);
   failed(DW_NOT_ENOUGH_FOLLOWERS, "but not the primary's that was to hand over");
+}
+END_TEST
+
+/* Its pause had run out: what it logged and answered before the promise fenced it is there alone. */
+START_TEST(a_handover_by_a_primary_that_has_gone_on_meanwhile_fails) {
+  for (int mode = DW_ASYNC; mode <= DW_SYNC; mode++) {
+    start_handover(5, 100);
+    p.cfg.mode = (dw_mode)mode;
+    struct msg_fenced m = primary(2, 5, 100, false, FENCE_TOLD);
+    says(0, FENCE_ASK, &m, 1);
+    told(1, 3, 5, 100);
+    says(0, FENCE_PAUSE, &m, 2);
+    promise_self(5, 100);
+    promises(1, 3, 5, 100);
+    ck_assert_int_eq(promotion_next(&p), PROMOTION_WAIT);
+    m = primary(2, 5, 101, false, FENCE_PROMISED);
+    says(0, FENCE_PROMISE, &m, 3);
+    failed(DW_STALE, "has more");
+  }
 }
 END_TEST
 
@@ -702,6 +733,7 @@ int main(void) {
   tcase_set_timeout(t, 120);
   tcase_add_test(t, so_many_promises_are_needed_that_every_ack_quorum_is_met);
   tcase_add_test(t, promises_are_collected_and_the_epoch_begins);
+  tcase_add_test(t, a_peer_that_claims_an_impossible_epoch_does_not_use_up_the_numbers);
   tcase_add_test(t, one_promise_too_few_begins_nothing);
   tcase_add_test(t, one_node_under_two_addresses_and_ourselves_count_once);
   tcase_add_test(t, a_node_without_data_has_nothing_to_promise);
@@ -716,6 +748,7 @@ int main(void) {
   tcase_add_test(t, the_epoch_is_of_the_term_that_a_coordinator_was_told);
   tcase_add_test(t, a_handover_waits_until_it_has_all_that_the_primary_has);
   tcase_add_test(t, a_handover_without_the_primarys_promise_fails);
+  tcase_add_test(t, a_handover_by_a_primary_that_has_gone_on_meanwhile_fails);
   tcase_add_test(t, while_the_primary_does_not_answer_there_is_nothing_to_do);
   tcase_add_test(t, nobody_hands_over_what_a_newer_primary_has_written);
   tcase_add_test(t, a_primary_that_is_lost_or_refuses_ends_a_handover);

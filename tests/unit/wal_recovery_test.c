@@ -5,9 +5,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/support/wal_fixture.h"
+#include "wal/repair.h"
 #include "wal/wal.h"
 
 static void shell(const char *fmt, const char *a, const char *b) {
@@ -302,6 +304,28 @@ START_TEST(a_torn_block_over_stale_images_is_cut_not_refused) {
 }
 END_TEST
 
+/* A power cut tore two blocks. What is cut of the second one, whose payload holds images, must not stay: a process that
+ * is killed later would be taken for one that lost a completed write. */
+START_TEST(all_of_several_torn_blocks_is_cut) {
+  open_wal();
+  append_many(3, 700, false);
+  ck_assert_int_eq(append(700, 4), DW_OK);
+  ck_assert_int_eq(append_block(images(9000), 1), DW_OK);
+  crash();
+  struct find_block first = find(4), second = find(5);
+  wipe(first.path, first.off + 400, 300);
+  wipe(second.path, second.off + 200, 16);
+  fault_env_boot(fx.faults, 2);
+  open_wal();
+  ck_assert_uint_eq(fx.rec.end.lsn, 3);
+  ck_assert_uint_ge(fx.rec.torn_bytes, second.off + second.total - first.off);
+  ck_assert_int_eq(append(300, 6), DW_OK);
+  crash();
+  open_wal();
+  ck_assert_uint_eq(fx.rec.end.lsn, 4);
+}
+END_TEST
+
 /* Rot in a recycled file is still told from its end by what follows in the chain. */
 START_TEST(rot_in_a_recycled_file_is_refused_in_the_same_boot) {
   open_wal();
@@ -369,6 +393,35 @@ START_TEST(files_that_crashes_left_do_not_pile_up) {
 }
 END_TEST
 
+/* What a newer version logged, and perhaps acknowledged, is no torn end for an older one to write over. */
+START_TEST(a_block_of_a_newer_version_is_refused_and_not_cut) {
+  for (int what = 0; what < 3; what++) {
+    for (int behind = 0; behind < 2; behind++) {
+      open_wal();
+      append_many(5, 300, true);
+      struct wal_block *b = noise_block(300, 6);
+      if (what == 0) b->h.codec = 7;
+      if (what == 1) b->h.flags = 1;
+      if (what == 2) b->h.kind = 9;
+      ck_assert_int_eq(append_block(b, 1), DW_OK);
+      if (behind) append_many(2, 300, false);
+      crash();
+      for (uint8_t boot = 1; boot <= 2; boot++) {
+        fault_env_boot(fx.faults, boot);
+        ck_assert_int_eq(try_open(), DW_UNSUPPORTED);
+        struct wal_find look = {.env = env_posix(), .dir = fx.dir};
+        struct wal_damage *list = NULL;
+        size_t n = 0;
+        ck_assert_int_eq(wal_list_damage(&look, &list, &n), DW_UNSUPPORTED);
+        free(list);
+      }
+      fault_env_boot(fx.faults, 1);
+      shell("rm -rf %s/*.wal %s/spare* %s/segment.tmp", fx.dir, fx.dir);
+    }
+  }
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("log recovery");
   TCase *t = tcase_create("recovery");
@@ -384,9 +437,11 @@ int main(void) {
   tcase_add_test(t, a_cursor_beyond_a_cut_learns_it_even_after_the_log_has_grown_again);
   tcase_add_test(t, stale_values_that_are_block_images_do_not_keep_a_killed_node_from_opening);
   tcase_add_test(t, a_torn_block_over_stale_images_is_cut_not_refused);
+  tcase_add_test(t, all_of_several_torn_blocks_is_cut);
   tcase_add_test(t, rot_in_a_recycled_file_is_refused_in_the_same_boot);
   tcase_add_test(t, verify_names_a_hole_that_valid_blocks_follow);
   tcase_add_test(t, files_that_crashes_left_do_not_pile_up);
+  tcase_add_test(t, a_block_of_a_newer_version_is_refused_and_not_cut);
   suite_add_tcase(s, t);
   return check_main(s);
 }
