@@ -26,6 +26,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/engine.h"
+#include "engine/far_behind.h"
 #include "engine/group_hold.h"
 #include "engine/identity.h"
 #include "engine/repair.h"
@@ -168,6 +169,7 @@ struct dw_engine {
   uint64_t unapplied_bytes;   /* stored bytes appended since open and not yet applied: bounded, then writers wait */
   dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
+  struct far_behind far_behind; /* mu; follower: who applies */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
   bool fenced;                /* primary: a newer epoch was promised; commit_lsn stands still */
