@@ -159,6 +159,7 @@ struct dw_engine {
   bool log_busy, apply_busy;
   struct group_hold hold;        /* mu; the log role rests until the queue is fuller */
   const struct write_request *hold_timer; /* mu; the writer who sees to it that the hold ends in time; only compared */
+  struct gathering gathering;    /* mu; of synchronous writers that wait for no disk */
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
   /* What reads without mu go by (read.c), set under mu. */
