@@ -229,7 +229,9 @@ void apply_step(dw_engine *e, struct request_list *done) {
     apply_took(e, &result.batch);
     if (e->applied.lsn >= limit) e->behind_since_ns = start;
     apply_works(e);
+    size_t before = done->count;
     pipeline_complete(e, done);
+    gathering_seen(&e->gathering, done->count - before, e->queue.count + e->pending.count);
     if (e->rops) e->rops->applied_moved(e->rctx);
   } else if (result.rc && result.again) {
     /* A full disk, no memory or a background error of the store: committed writes wait, new ones are refused before

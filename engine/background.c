@@ -1,16 +1,20 @@
 /* What no writer does in its own thread.
  *
  *   log     logs groups whose first request is asynchronous
- *   apply   applies when no synchronous writer is there to do it: always on a follower
+ *   apply   applies when no synchronous writer is there to do it: always on a follower; stands aside there for a thread
+ *           that gives way to others while a backlog is applied (far_behind.h)
  *   tick    time-outs of asynchronous requests, semi-sync deadlines, samples for lag
  *   maint   background sync of OS-durable writes, next segments, trimming, the store's health
  *   scrub   checks old segments, repairs damaged ones (scrub_run.c)
  *
  * Without threads (engine_config.threads = false) engine_step does one piece of any of it, in the caller's thread.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/internal.h"
 #include "wal/base/status.h"
@@ -20,6 +24,7 @@
 #define MAINT_NS 50000000u
 #define STORE_POLL_NS 250000000u
 #define LAG_SAMPLE_NS 100000000u
+#define BACKLOG_NICE 10 /* a tenth of the processor beside a thread that does not give way, if it wants all of it */
 
 static void wait_until(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t at_ns) {
   struct timespec ts = {(time_t)(at_ns / 1000000000u), (long)(at_ns % 1000000000u)};
@@ -52,12 +57,53 @@ static void *log_thread(void *arg) {
   return NULL;
 }
 
+/* Not where a newer epoch is promised: who is promoted, or follows anew, is waited for. mu held. */
+static bool gives_way(dw_engine *e) {
+  if (is_primary(e) || e->node.promised_epoch > e->epoch) return false;
+  uint64_t distance = e->known_commit > e->applied.lsn ? e->known_commit - e->applied.lsn : 0;
+  return far_behind(&e->far_behind, e->unapplied_bytes, distance, mono_ns(e));
+}
+
+/* Of this thread alone, and for good. */
+static void lower_priority(void) {
+  id_t self = (id_t)gettid(); /* Linux: a thread is a "process" with a priority of its own */
+  errno = 0;
+  int now = getpriority(PRIO_PROCESS, self);
+  if (!errno) (void)setpriority(PRIO_PROCESS, self, now + BACKLOG_NICE); /* a courtesy: without it goes as well */
+}
+
+/* Applies a backlog; see far_behind.h. */
+static void *backlog_thread(void *arg) {
+  dw_engine *e = arg;
+  struct request_list done;
+  request_list_init(&done);
+  lower_priority();
+  pthread_mutex_lock(&e->mu);
+  while (!e->closing && pipeline_can_apply(e) && gives_way(e)) {
+    apply_step(e, &done);
+    flush_done(e, &done);
+  }
+  pthread_mutex_unlock(&e->mu);
+  return NULL;
+}
+
+/* The apply thread stands aside. False: there is no thread to do it. mu held; dropped and retaken. */
+static bool apply_backlog(dw_engine *e) {
+  pthread_t t;
+  pthread_mutex_unlock(&e->mu);
+  bool made = pthread_create(&t, NULL, backlog_thread, e) == 0;
+  if (made) pthread_join(t, NULL);
+  pthread_mutex_lock(&e->mu);
+  return made;
+}
+
 static void *apply_thread(void *arg) {
   dw_engine *e = arg;
   struct request_list done;
   request_list_init(&done);
   pthread_mutex_lock(&e->mu);
   while (!e->closing) {
+    if (pipeline_can_apply(e) && gives_way(e) && apply_backlog(e)) continue;
     if (pipeline_can_apply(e)) {
       apply_step(e, &done);
       if (pipeline_can_log(e)) pipeline_kick(e);

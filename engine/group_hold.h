@@ -12,6 +12,10 @@
  * syncs. So the hold learns what it takes for each, begins only where the sum promises to be less, and ends some time
  * after it in any case. Who does not come back (fewer than three quarters did) makes it rest, longer each time.
  *
+ * Writers that wait for no disk come back within microseconds, and a pause must be shorter than the wake-up that ends
+ * it. So nothing is held there: who comes back before the others offers them the processor, twice at most, and leads
+ * then whoever is there (struct gathering). One block, one write to the log and one to the store serve all of them.
+ *
  * Pure: arithmetic on counts and times. The engine calls it with `mu` held.
  */
 #ifndef DW_GROUP_HOLD_H
@@ -44,5 +48,21 @@ static inline bool hold_closed(const struct group_hold *h, size_t queued) {
 void hold_end(struct group_hold *, size_t queued, uint64_t now_ns);
 /* Something came that is not to wait for others. */
 void hold_cancel(struct group_hold *);
+
+#define GATHER_YIELDS 2
+
+/* How many writers without a disk to wait for write in a loop: as many as were answered together or waited then. Who
+ * stays away is missed once. */
+struct gathering {
+  size_t together;
+};
+/* Of a group `answered` are answered now, and `waiting` others wait already. */
+static inline void gathering_seen(struct gathering *g, size_t answered, size_t waiting) {
+  g->together = answered + waiting;
+}
+/* So many wait: are there others to come? */
+static inline bool gathering_lacks(const struct gathering *g, size_t waiting) {
+  return waiting < g->together;
+}
 
 #endif

@@ -26,6 +26,7 @@
 
 #include "engine/commit_gate.h"
 #include "engine/engine.h"
+#include "engine/far_behind.h"
 #include "engine/group_hold.h"
 #include "engine/identity.h"
 #include "engine/repair.h"
@@ -158,6 +159,7 @@ struct dw_engine {
   bool log_busy, apply_busy;
   struct group_hold hold;        /* mu; the log role rests until the queue is fuller */
   const struct write_request *hold_timer; /* mu; the writer who sees to it that the hold ends in time; only compared */
+  struct gathering gathering;    /* mu; of synchronous writers that wait for no disk */
   struct commit_gate gate;
   struct wal_pos applied;     /* boundary that the store holds */
   /* What reads without mu go by (read.c), set under mu. */
@@ -169,6 +171,7 @@ struct dw_engine {
   dw_lsn awaited_lsn;         /* end of the last block in the log whose commit waits for followers to have it */
   dw_lsn awaited_applied_lsn; /* ... to have applied it: they have to hear of its commit */
   dw_lsn known_commit;        /* follower: commit_lsn heard, maybe beyond the log's end */
+  struct far_behind far_behind; /* mu; follower: who applies */
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
   bool fenced;                /* primary: a newer epoch was promised; commit_lsn stands still */

@@ -5,6 +5,7 @@
  *   still queued at the deadline -> withdrawn, DW_TIMEOUT with LSN 0: certainly not done;
  *   logged                       -> DW_TIMEOUT with its LSN: in doubt, still pending, dw_wait asks again.
  */
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -131,11 +132,26 @@ static uint64_t sleep_deadline(dw_engine *e, struct write_request *r, struct req
   return now + TAKEN_POLL_NS; /* being logged just now: then it is in doubt, not withdrawn */
 }
 
+/* Waits for neither disk nor peer: for other writers' microseconds only. */
+static bool answered_soon(const struct write_request *r) {
+  return r->need.mode == DW_ASYNC && r->need.durability == DW_DURABILITY_OS;
+}
+
+/* Queued: lets those come who have been answered with this writer the last time. mu held; dropped and retaken. */
+static void gather(dw_engine *e, const struct write_request *r) {
+  for (int i = 0; i < GATHER_YIELDS; i++) {
+    if (r->state != REQUEST_QUEUED || !gathering_lacks(&e->gathering, e->queue.count + e->pending.count)) return;
+    pthread_mutex_unlock(&e->mu);
+    sched_yield();
+    pthread_mutex_lock(&e->mu);
+  }
+}
+
 /* A writer's life between enqueueing and its answer. Called with mu held, returns without it: who is answered by
  * another thread need not take it again. Whatever was answered along the way is let go before the next sleep or step.
  */
 static void serve(dw_engine *e, struct write_request *r) {
-  bool soon = r->need.mode == DW_ASYNC && r->need.durability == DW_DURABILITY_OS; /* waits for no disk and no peer */
+  bool soon = answered_soon(r);
   struct request_list done;
   request_list_init(&done);
   for (;;) {
@@ -170,6 +186,7 @@ static int write_body(dw_engine *e, const dw_write_options *wo, const struct buf
   r.bell_bit = 1u << (e->queue.count % 32);
   request_list_push(&e->queue, &r);
   if (r.need.durability != DW_DURABILITY_DISK) hold_cancel(&e->hold);
+  if (answered_soon(&r)) gather(e, &r);
   serve(e, &r);
   rc = r.rc;
   if (rc && r.error[0]) dw_fail(rc, "%s", r.error);

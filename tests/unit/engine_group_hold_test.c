@@ -81,17 +81,32 @@ START_TEST(a_hold_that_nobody_looked_at_for_long_teaches_no_more_than_one_that_r
 }
 END_TEST
 
+START_TEST(writers_without_a_disk_are_waited_for_while_they_come_in_a_loop) {
+  struct gathering g = {0};
+  ck_assert(!gathering_lacks(&g, 1)); /* nothing is known */
+  gathering_seen(&g, 1, 0);
+  ck_assert(!gathering_lacks(&g, 1)); /* alone */
+  gathering_seen(&g, 1, 3);
+  ck_assert(gathering_lacks(&g, 1));
+  ck_assert(gathering_lacks(&g, 3));
+  ck_assert(!gathering_lacks(&g, 4));
+  gathering_seen(&g, 2, 0); /* two stayed away: missed once */
+  ck_assert(gathering_lacks(&g, 1));
+  ck_assert(!gathering_lacks(&g, 2));
+}
+END_TEST
+
 /* ---- in an engine ---------------------------------------------------------------------------- */
 
 #define TOGETHER 200
 #define ALONE 200
 
 static dw_engine *e;
-static const dw_write_options disk = {.durability = DW_DURABILITY_DISK};
+static dw_write_options how;
 
 static void write_some(int n) {
   for (int i = 0; i < n; i++) {
-    int rc = dw_put(e, &disk, "key", 3, &i, sizeof i, NULL);
+    int rc = dw_put(e, &how, "key", 3, &i, sizeof i, NULL);
     ck_assert_msg(rc == DW_OK, "put: %s", dw_last_error());
   }
 }
@@ -106,7 +121,9 @@ static void quiet(void *arg, dw_log_level level, const char *line) {
   (void)arg, (void)level, (void)line;
 }
 
+/* _i: 0 with DISK, 1 with OS durability. */
 START_TEST(writers_are_answered_although_their_fellows_stay_away) {
+  how = (dw_write_options){.durability = _i ? DW_DURABILITY_OS : DW_DURABILITY_DISK};
   char dir[256];
   snprintf(dir, sizeof dir, "%s/dw-hold-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   ck_assert_ptr_nonnull(mkdtemp(dir));
@@ -125,6 +142,8 @@ START_TEST(writers_are_answered_although_their_fellows_stay_away) {
   dw_status st;
   dw_status_get(e, &st);
   ck_assert_uint_eq(st.commits, 6 * TOGETHER + ALONE);
+  ck_assert_uint_eq(st.written_lsn, 6 * TOGETHER + ALONE);
+  ck_assert_uint_eq(st.applied_lsn, 6 * TOGETHER + ALONE);
   engine_close(e);
   env_remove_tree(env_posix(), dir);
 }
@@ -138,11 +157,12 @@ int main(void) {
   tcase_add_test(t, a_lone_writer_and_a_group_that_nobody_waits_for_are_not_held);
   tcase_add_test(t, who_stays_away_makes_holding_rest_for_longer_each_time);
   tcase_add_test(t, writers_that_come_back_slowly_are_not_waited_for_until_it_is_tried_again);
+  tcase_add_test(t, writers_without_a_disk_are_waited_for_while_they_come_in_a_loop);
   tcase_add_test(t, a_hold_that_nobody_looked_at_for_long_teaches_no_more_than_one_that_ran_out);
   suite_add_tcase(s, t);
   t = tcase_create("engine");
   tcase_set_timeout(t, 60);
-  tcase_add_test(t, writers_are_answered_although_their_fellows_stay_away);
+  tcase_add_loop_test(t, writers_are_answered_although_their_fellows_stay_away, 0, 2);
   suite_add_tcase(s, t);
   return check_main(s);
 }
