@@ -37,7 +37,7 @@ struct config {
   char *coordinator, *advertise; /* coordinator NULL: no automatic failover */
   struct config_failover failover;
   uint64_t max_staleness_ms; /* 0: no bound */
-  uint32_t max_clients;
+  uint32_t max_clients, resp_threads;
   uint32_t log_level; /* dw_log_level */
   bool help, version, auto_rejoin;
 };

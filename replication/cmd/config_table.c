@@ -36,6 +36,7 @@ const struct option option_table[] = {
   {"cluster-name", "cluster", OPTION_TEXT, BOTH, 0, "NAME", "of this cluster, at the coordinator and for SENTINEL [dabbawal]", NULL, FIELD(cluster_name), 0, 63, NULL},
   {"max-staleness", NULL, OPTION_TIME, BOTH, 0, "MS", "default bound of reads here, and of /readyz; 0: none", NULL, FIELD(max_staleness_ms), 0, 365 * DAY_MS, NULL},
   {"max-clients", NULL, OPTION_NUMBER, BOTH, 0, "N", "Redis clients at once", NULL, FIELD(max_clients), 1, 1000000, NULL},
+  {"resp-threads", NULL, OPTION_NUMBER, BOTH, 0, "N", "threads that serve Redis clients, 1 to 64; 0: one for each processor, but at most 2", NULL, FIELD(resp_threads), 0, 64, NULL},
 
   {"mode", NULL, OPTION_WORD, BOTH, 0, "MODE", "whom a write waits for", "Commits", FIELD(engine.mode), 0, 0, mode_words},
   {"acks", NULL, OPTION_NUMBER, BOTH, 0, "N", "how many followers, in semi-sync and sync mode", NULL, FIELD(engine.acks), 1, DW_MAX_ACKS, NULL},

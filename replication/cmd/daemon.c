@@ -293,6 +293,7 @@ static int open_front_ends(struct daemon *d) {
                               .cluster_name = d->c.cluster_name,
                               .max_staleness_ms = d->c.max_staleness_ms,
                               .max_clients = d->c.max_clients,
+                              .threads = d->c.resp_threads,
                               .log = logger_engine,
                               .log_arg = d->log,
                               .failover = d->failover ? report_failover : NULL,

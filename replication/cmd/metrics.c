@@ -220,6 +220,7 @@ static void front_end_metrics(struct exposition *x) {
   const struct resp_metrics *r = &x->v->resp;
   if (x->v->has_resp) {
     gauge(x, "resp_connections", r->connections, "Redis clients connected.");
+    gauge(x, "resp_threads", r->threads, "Threads that serve Redis clients.");
     counter(x, "resp_connections_accepted_total", r->connections_total, "Redis clients accepted.");
     counter(x, "resp_connections_rejected_total", r->rejected_total, "Redis clients turned away: too many.");
     counter(x, "resp_commands_total", r->commands_total, "Commands of Redis clients.");

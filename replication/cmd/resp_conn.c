@@ -7,6 +7,7 @@
  * socket is not read either: back-pressure down to the client. A peer that has closed its side still gets its answers.
  */
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "replication/cmd/net.h"
 #include "replication/cmd/resp_internal.h"
@@ -16,7 +17,7 @@ static void run_commands(struct conn *c);
 
 void conn_unref(struct conn *c) {
   if (--c->refs) return;
-  queue_free(c);
+  free(c->wants);
   buf_free(&c->in);
   buf_free(&c->out);
   buf_free(&c->multi_bytes);
@@ -26,23 +27,21 @@ void conn_unref(struct conn *c) {
 
 static void on_closed(uv_handle_t *h) {
   struct conn *c = h->data;
-  struct resp_server *s = c->s;
-  *(c->prev ? &c->prev->next : &s->conns) = c->next;
+  struct resp_loop *l = c->l;
+  *(c->prev ? &c->prev->next : &l->conns) = c->next;
   if (c->next) c->next->prev = c->prev;
-  s->conn_count--;
-  atomic_store(&s->m_conns, s->conn_count);
+  atomic_fetch_sub(&l->load, 1);
   if (c->dirty) { /* rare: dropped between its reply and the end of the turn */
-    struct conn **at = &s->dirty;
+    struct conn **at = &l->dirty;
     while (*at != c) at = &(*at)->dirty_next;
     *at = c->dirty_next;
     c->dirty = false;
   }
-  if (s->stopping) uv_async_send(&s->wake); /* the last one ends the loop */
+  if (l->stopping) uv_async_send(&l->wake); /* the last one ends the loop */
   conn_unref(c);
 }
 
 void set_block(struct conn *c, enum block b) {
-  if (c->block == BLOCK_KEYS || c->block == BLOCK_ROOM) stop_waiting(c);
   if (c->block == BLOCK_WAIT || c->block == BLOCK_READ) poll_end(c);
   c->block = b;
 }
@@ -51,6 +50,8 @@ void conn_drop(struct conn *c) {
   if (c->closing) return;
   c->closing = true;
   set_block(c, BLOCK_NONE);
+  if (c->in_line) turnstile_forget(c);
+  clients_remove(c);
   if (c->work) atomic_store(&c->work->cancel, true);
   pubsub_leave(c);
   uv_close((uv_handle_t *)&c->tcp, on_closed);
@@ -73,8 +74,8 @@ struct out_write {
 void conn_dirty(struct conn *c) {
   if (c->dirty || c->closing) return;
   c->dirty = true;
-  c->dirty_next = c->s->dirty;
-  c->s->dirty = c;
+  c->dirty_next = c->l->dirty;
+  c->l->dirty = c;
 }
 
 static void on_written(uv_write_t *req, int status) {
@@ -123,22 +124,23 @@ void flush_out(struct conn *c) {
     }
     if (c->out.cap > IN_CHUNK) buf_free(&c->out); /* empty, and too large to keep */
   }
+  clients_show(c);
   bool idle = c->block == BLOCK_NONE && !c->parsed && c->in.len == c->in_used;
   if ((c->quit || (c->leave && idle)) && !c->inflight && !c->out.len && !c->out_sending) conn_drop(c);
 }
 
 /* The end of a turn of the loop. A connection that is flushed may find room to go on, and be dirty again: in the next
  * turn, so that one who asks for much and reads fast does not keep the others waiting. */
-void flush_dirty(struct resp_server *s) {
-  struct conn *now = s->dirty;
-  s->dirty = NULL;
+void flush_dirty(struct resp_loop *l) {
+  struct conn *now = l->dirty;
+  l->dirty = NULL;
   for (struct conn *c; (c = now);) {
     now = c->dirty_next;
     c->dirty = false;
     flush_out(c);
     if (!c->closing && c->stalled && c->block == BLOCK_NONE && !c->out_sending) run_commands(c);
   }
-  if (s->dirty) uv_async_send(&s->wake);
+  if (l->dirty) uv_async_send(&l->wake);
 }
 
 /* ---- input ------------------------------------------------------------------------------------- */
@@ -147,8 +149,8 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *b) {
   struct conn *c = h->data;
   (void)suggested;
   if (!c->in.data) {
-    c->in = c->s->spare_in;
-    c->s->spare_in = (struct buf){0};
+    c->in = c->l->spare_in;
+    c->l->spare_in = (struct buf){0};
   }
   if (buf_reserve(&c->in, IN_CHUNK) != DW_OK) {
     *b = uv_buf_init(NULL, 0);
@@ -249,8 +251,8 @@ static bool next_command(struct conn *c) {
 static void tidy_input(struct conn *c) {
   if (c->in_used == c->in.len) {
     c->in_used = c->in.len = 0;
-    if (!c->s->spare_in.data && c->in.cap <= (1u << 20)) {
-      c->s->spare_in = c->in;
+    if (!c->l->spare_in.data && c->in.cap <= (1u << 20)) {
+      c->l->spare_in = c->in;
       c->in = (struct buf){0};
     } else {
       buf_free(&c->in);
@@ -274,6 +276,7 @@ static void run_commands(struct conn *c) {
   tidy_input(c);
   bool stuck = c->block != BLOCK_NONE || c->stalled;
   set_reading(c, !c->quit && !(stuck && backlog(c)));
+  clients_show(c);
   conn_dirty(c);
 }
 
@@ -285,45 +288,62 @@ void conn_resume(struct conn *c) {
 
 /* ---- arrival ------------------------------------------------------------------------------------- */
 
-void conn_accept(struct resp_server *s, uv_stream_t *listener) {
+static struct conn *conn_create(struct resp_loop *l) {
   struct conn *c = calloc(1, sizeof *c);
-  if (!c) return; /* libuv keeps the connection waiting */
-  c->s = s;
+  if (!c) return NULL;
+  c->s = l->s;
+  c->l = l;
   c->refs = 1;
-  c->id = s->next_id++;
   c->since_ns = server_now_ns();
   c->queue_tail = &c->queue_head;
   resp_parser_init(&c->parser);
-  uv_tcp_init(&s->loop, &c->tcp);
+  uv_tcp_init(&l->uv, &c->tcp);
   c->tcp.data = c;
-  c->next = s->conns;
+  c->next = l->conns;
   if (c->next) c->next->prev = c;
-  s->conns = c;
-  s->conn_count++;
-  atomic_store(&s->m_conns, s->conn_count);
-  if (uv_accept(listener, (uv_stream_t *)&c->tcp)) {
-    conn_drop(c);
-    return;
-  }
+  l->conns = c;
+  return c;
+}
+
+static void welcome(struct conn *c) {
   uv_tcp_nodelay(&c->tcp, 1);
   uv_tcp_keepalive(&c->tcp, 1, 300);
   struct sockaddr_storage peer;
   int len = sizeof peer;
   if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&peer, &len) == 0)
     net_format((struct sockaddr *)&peer, c->peer, sizeof c->peer);
-  c->read = conn_default_read(s);
-  c->was_master = server_role(s) == DW_PRIMARY;
-  if (s->conn_count > s->opt.max_clients) {
-    count_up(&s->m_rejected);
-    uint64_t so_far = atomic_load(&s->m_rejected); /* 1, 2, 4, 8...: a crowd at the door must not fill the log */
-    if (!(so_far & (so_far - 1)))
-      server_log(s, DW_LOG_WARN, "RESP: %u clients are connected, refused %llu so far", s->opt.max_clients,
-                 (unsigned long long)so_far);
+  c->read = conn_default_read(c->s);
+  c->was_master = server_role(c->s) == DW_PRIMARY;
+  clients_show(c);
+  if (clients_add(c)) {
+    set_reading(c, true);
+  } else {
     conn_error(c, "ERR max number of clients reached");
     c->quit = true;
     flush_out(c);
-    return;
   }
-  count_up(&s->m_conns_total);
-  set_reading(c, true);
+}
+
+void conn_accept(struct resp_loop *l, uv_stream_t *listener) {
+  struct conn *c = conn_create(l);
+  if (!c) { /* libuv keeps the connection waiting */
+    atomic_fetch_sub(&l->load, 1);
+  } else if (uv_accept(listener, (uv_stream_t *)&c->tcp)) {
+    conn_drop(c);
+  } else {
+    welcome(c);
+  }
+}
+
+void conn_adopt(struct resp_loop *l, int fd) {
+  struct conn *c = conn_create(l);
+  if (!c) {
+    close(fd);
+    atomic_fetch_sub(&l->load, 1);
+  } else if (uv_tcp_open(&c->tcp, fd)) {
+    close(fd);
+    conn_drop(c);
+  } else {
+    welcome(c);
+  }
 }

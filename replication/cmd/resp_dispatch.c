@@ -10,7 +10,7 @@
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
-#define WP (CMD_WRITE | CMD_PIPELINE)
+#define WP (CMD_WRITE | CMD_PIPELINE | CMD_TURNSTILE)
 #define NOW (CMD_NO_MULTI | CMD_PIPELINE)
 #define C(name) name, sizeof(name) - 1
 const struct cmd_spec resp_commands[] = {
@@ -29,7 +29,7 @@ const struct cmd_spec resp_commands[] = {
     {C("scan"), -2, CMD_READ, cmd_scan, 0, 0, 0},
     {C("dbsize"), 1, CMD_READ, cmd_dbsize, 0, 0, 0},
     {C("multi"), 1, NOW, cmd_multi, 0, 0, 0},
-    {C("exec"), 1, NOW | CMD_READ, cmd_exec, 0, 0, 0},
+    {C("exec"), 1, NOW | CMD_READ | CMD_TURNSTILE, cmd_exec, 0, 0, 0},
     {C("discard"), 1, NOW, cmd_discard, 0, 0, 0},
     {C("watch"), -2, CMD_NO_MULTI, cmd_watch, 1, -1, 1},
     {C("unwatch"), 1, 0, cmd_unwatch, 0, 0, 0},
@@ -90,17 +90,17 @@ void conn_error(struct conn *c, const char *fmt, ...) {
   va_start(ap, fmt);
   vsnprintf(line, sizeof line, fmt, ap);
   va_end(ap);
-  count_up(&c->s->m_errors);
+  count_up(&c->l->counts.errors);
   if (resp_error(&c->out, "%s", line) != DW_OK) conn_drop(c);
 }
 
 void reply_rc(struct conn *c, struct buf *out, int rc, dw_lsn lsn, const char *message) {
-  struct resp_server *s = c->s;
+  struct loop_counts *counts = &c->l->counts;
   unsigned long long n = lsn;
   int failed;
-  count_up(&s->m_errors);
-  if (rc == DW_TIMEOUT || (rc == DW_FENCED && lsn)) count_up(&s->m_indoubt);
-  if (rc == DW_STALE) count_up(&s->m_stale);
+  count_up(&counts->errors);
+  if (rc == DW_TIMEOUT || (rc == DW_FENCED && lsn)) count_up(&counts->indoubt);
+  if (rc == DW_STALE) count_up(&counts->stale);
   switch (rc) {
   case DW_READ_ONLY: failed = reply_read_only(c, out); break;
   case DW_FENCED: failed = reply_fenced(c, out, lsn); break;
@@ -232,6 +232,16 @@ static bool strong_enough(struct conn *c, enum handled *h) {
 
 /* ---- dispatch ------------------------------------------------------------------------------------ */
 
+static enum handled run_handler(struct conn *c, const struct cmd *cmd, const struct cmd_spec *spec) {
+  enum handled h;
+  if (spec->flags & CMD_READ && !strong_enough(c, &h)) return h;
+  if (!(spec->flags & CMD_TURNSTILE)) return spec->fn(c, cmd);
+  turnstile_enter(c->l);
+  h = spec->fn(c, cmd);
+  turnstile_leave(c->l);
+  return h;
+}
+
 static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_spec *spec) {
   bool queueing = c->multi && !(spec && spec->flags & CMD_NO_MULTI);
   if (!spec) {
@@ -253,8 +263,7 @@ static enum handled run(struct conn *c, const struct cmd *cmd, const struct cmd_
   } else if (queueing) {
     return resp_simple(&c->out, "QUEUED") ? (conn_drop(c), HANDLED) : HANDLED;
   } else {
-    enum handled h;
-    return spec->flags & CMD_READ && !strong_enough(c, &h) ? h : spec->fn(c, cmd);
+    return run_handler(c, cmd, spec);
   }
   if (c->multi) spoil_multi(c);
   return HANDLED;
@@ -280,6 +289,8 @@ enum handled resp_dispatch(struct conn *c, const struct cmd *cmd) {
     else
       buf_free(&said);
   }
-  if (h == HANDLED) count_up(spec ? &c->s->m_calls[spec - resp_commands] : &c->s->m_unknown);
+  if (h != HANDLED) return h;
+  if (c->in_line) turnstile_forget(c); /* called, and refused before it got there */
+  count_up(spec ? &c->l->counts.calls[spec - resp_commands] : &c->l->counts.unknown);
   return h;
 }

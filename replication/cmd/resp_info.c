@@ -145,7 +145,7 @@ enum handled cmd_info(struct conn *c, const struct cmd *cmd) {
     switch (i) {
     case 0: info_server(&b, c); break;
     case 1:
-      add(&b, "# Clients\r\nconnected_clients:%u\r\nmaxclients:%u\r\n", c->s->conn_count, c->s->opt.max_clients);
+      add(&b, "# Clients\r\nconnected_clients:%u\r\nmaxclients:%u\r\n", clients_count(c->s), c->s->opt.max_clients);
       break;
     case 2:
       add(&b, "# Memory\r\nused_memory:%lld\r\nused_memory_rss:%lld\r\nmaxmemory:0\r\n", resident_bytes(),

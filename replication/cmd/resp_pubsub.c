@@ -1,7 +1,8 @@
 /* SUBSCRIBE and PSUBSCRIBE, as far as clients of Redis' Sentinel need them: one channel has news, +switch-master, when
  * this node has learned of another primary. Clients can't publish.
  *
- *   timer, while somebody listens --> who is primary now? --changed--> one message to each that listens to it
+ *   each loop's timer, while somebody there listens --> who is primary now? --changed--> one message to each that
+ * listens to it
  *
  * Bounds: SUBS_MAX subscriptions of a connection, SUB_BYTES_MAX each; who does not read and lets OUT_NEWS_MAX pile up
  * is disconnected, and will ask anew.
@@ -56,30 +57,30 @@ static void tell(struct conn *c, const char *before, const char *now) {
     if (listens(&c->subs[i])) send_news(c, &c->subs[i], text);
 }
 
-static void watch(struct resp_server *s) {
-  const dw_status *v = server_view(s, true);
-  if (!v->primary_client[0] || strcmp(v->primary_client, s->watched) == 0) return;
+static void watch(struct resp_loop *l) {
+  const dw_status *v = loop_view(l, true);
+  if (!v->primary_client[0] || strcmp(v->primary_client, l->watched) == 0) return;
   char before[DW_ADDRESS_BYTES];
-  memcpy(before, s->watched, sizeof before);
-  memcpy(s->watched, v->primary_client, sizeof s->watched);
+  memcpy(before, l->watched, sizeof before);
+  memcpy(l->watched, v->primary_client, sizeof l->watched);
   if (!before[0]) return;
-  for (struct conn *c = s->conns; c; c = c->next)
-    if (c->sub_count && !c->closing) tell(c, before, s->watched);
+  for (struct conn *c = l->conns; c; c = c->next)
+    if (c->sub_count && !c->closing) tell(c, before, l->watched);
 }
 
 static void on_watch(uv_timer_t *t) {
-  struct resp_server *s = t->data;
-  watch(s);
-  if (!s->subscribers) uv_timer_stop(t);
+  struct resp_loop *l = t->data;
+  watch(l);
+  if (!l->subscribers) uv_timer_stop(t);
 }
 
 static void listeners_changed(struct conn *c, size_t before) {
-  struct resp_server *s = c->s;
-  if (before && !c->sub_count) s->subscribers--;
+  struct resp_loop *l = c->l;
+  if (before && !c->sub_count) l->subscribers--;
   if (before || !c->sub_count) return;
-  if (s->subscribers++) return;
-  memcpy(s->watched, server_view(s, true)->primary_client, sizeof s->watched);
-  uv_timer_start(&s->watch, on_watch, s->opt.watch_ms, s->opt.watch_ms);
+  if (l->subscribers++) return;
+  memcpy(l->watched, loop_view(l, true)->primary_client, sizeof l->watched);
+  uv_timer_start(&l->watch, on_watch, c->s->opt.watch_ms, c->s->opt.watch_ms);
 }
 
 /* ---- subscriptions --------------------------------------------------------------------------------- */

@@ -75,7 +75,7 @@ static enum handled read_command(struct conn *c, const struct cmd *cmd, const ch
   if (rc) c->out.len = before;
   if (read_later(c, rc)) return HANDLE_LATER;
   if (rc) reply_rc(c, &c->out, rc, 0, dw_last_error());
-  atomic_fetch_add_explicit(&c->s->m_reads, cmd->argc - 1, memory_order_relaxed);
+  count_more(&c->l->counts.reads, cmd->argc - 1);
   return HANDLED;
 }
 

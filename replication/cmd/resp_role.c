@@ -23,12 +23,12 @@ dw_role server_role(const struct resp_server *s) {
   return engine_role(s->e);
 }
 
-const dw_status *server_view(struct resp_server *s, bool fresh) {
+const dw_status *loop_view(struct resp_loop *l, bool fresh) {
   uint64_t now = server_now_ns();
-  if (!fresh && s->view_ns && now - s->view_ns < ROLE_VIEW_NS) return s->view;
-  dw_status_get(s->e, s->view);
-  s->view_ns = now;
-  return s->view;
+  if (!fresh && l->view_ns && now - l->view_ns < ROLE_VIEW_NS) return l->view;
+  dw_status_get(l->s->e, l->view);
+  l->view_ns = now;
+  return l->view;
 }
 
 bool view_is_master(const dw_status *v) {
@@ -65,7 +65,7 @@ static const char *named(struct conn *c, const char *address, char out[DW_ADDRES
 
 int reply_read_only(struct conn *c, struct buf *out) {
   char primary[DW_ADDRESS_BYTES];
-  const dw_status *v = server_view(c->s, false);
+  const dw_status *v = loop_view(c->l, false);
   c->leave |= c->was_master;
   return resp_error(out, "READONLY You can't write against a read only replica. primary=%s",
                     named(c, view_is_master(v) ? "" : v->primary_client, primary));
@@ -73,8 +73,8 @@ int reply_read_only(struct conn *c, struct buf *out) {
 
 int reply_fenced(struct conn *c, struct buf *out, dw_lsn lsn) {
   char primary[DW_ADDRESS_BYTES];
-  const dw_status *v = server_view(c->s, false);
-  if (view_is_master(v)) v = server_view(c->s, true); /* looked at before it was fenced */
+  const dw_status *v = loop_view(c->l, false);
+  if (view_is_master(v)) v = loop_view(c->l, true); /* looked at before it was fenced */
   c->leave = true;
   named(c, v->primary_client, primary);
   return lsn ? resp_error(out, "FENCED epoch=%llu primary=%s INDOUBT lsn=%llu: logged here, not acknowledged",

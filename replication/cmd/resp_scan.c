@@ -16,24 +16,32 @@
 
 #define SCAN_COUNT_MAX 10000 /* fewer than COUNT is allowed, and the loop has others to serve */
 
-void scan_cursors_free(struct resp_server *s) {
-  for (size_t i = 0; i < SCAN_CURSORS; i++) buf_free(&s->cursors[i].key);
+void scan_cursors_free(struct scan_cursors *all) {
+  for (size_t i = 0; i < SCAN_CURSORS; i++) buf_free(&all->at[i].key);
 }
 
-static struct scan_cursor *find_cursor(struct resp_server *s, uint64_t id) {
-  struct scan_cursor *c = &s->cursors[id % SCAN_CURSORS];
-  return id && c->id == id ? c : NULL;
+/* DW_OK and the key to go on at, DW_NOT_FOUND, DW_NO_MEMORY. */
+static int find_cursor(struct scan_cursors *all, uint64_t id, struct buf *key) {
+  pthread_mutex_lock(&all->mu);
+  const struct scan_cursor *c = &all->at[id % SCAN_CURSORS];
+  int rc = c->id == id ? buf_append(key, c->key.data, c->key.len) : DW_NOT_FOUND;
+  pthread_mutex_unlock(&all->mu);
+  return rc;
 }
 
 /* Remembers where to go on; 0: no memory. */
-static uint64_t keep_cursor(struct resp_server *s, const char *key, size_t n) {
-  uint64_t id = ++s->next_cursor;
-  struct scan_cursor *c = &s->cursors[id % SCAN_CURSORS];
+static uint64_t keep_cursor(struct scan_cursors *all, const char *key, size_t n) {
+  pthread_mutex_lock(&all->mu);
+  uint64_t id = ++all->next;
+  struct scan_cursor *c = &all->at[id % SCAN_CURSORS];
   c->id = 0;
   c->key.len = 0;
   if (c->key.cap > 4096) buf_free(&c->key);
-  if (buf_append(&c->key, key, n)) return 0;
-  c->id = id;
+  if (buf_append(&c->key, key, n) == DW_OK)
+    c->id = id;
+  else
+    id = 0;
+  pthread_mutex_unlock(&all->mu);
   return id;
 }
 
@@ -82,44 +90,52 @@ static int collect(dw_iter *it, const struct scan_options *o, struct buf *keys, 
   return rc ? rc : dw_iter_status(it);
 }
 
+/* The reply of one call, from the key to begin at (none: the first). */
+static int scan_from(struct conn *c, dw_iter *it, const struct scan_options *o, const struct buf *from) {
+  if (from->len)
+    dw_iter_seek(it, from->data, from->len);
+  else
+    dw_iter_seek_first(it);
+  struct buf keys = {0};
+  size_t found = 0, n;
+  char next[24] = "0";
+  int rc = collect(it, o, &keys, &found);
+  if (rc == DW_OK && dw_iter_valid(it)) {
+    const char *key = dw_iter_key(it, &n);
+    uint64_t next_id = keep_cursor(&c->s->cursors, key, n);
+    if (!next_id) rc = DW_NO_MEMORY;
+    snprintf(next, sizeof next, "%llu", (unsigned long long)next_id);
+  }
+  if (rc == DW_OK) rc = resp_array(&c->out, 2);
+  if (rc == DW_OK) rc = resp_bulk_str(&c->out, next);
+  if (rc == DW_OK) rc = resp_array(&c->out, found);
+  if (rc == DW_OK) rc = buf_append(&c->out, keys.data, keys.len);
+  buf_free(&keys);
+  return rc;
+}
+
 enum handled cmd_scan(struct conn *c, const struct cmd *cmd) {
   long long id;
+  struct buf from = {0};
   struct scan_options o = parse_scan(cmd);
   if (!cmd_int(cmd, 1, &id) || id < 0) o.error = "ERR invalid cursor";
-  const struct scan_cursor *from = o.error ? NULL : find_cursor(c->s, (uint64_t)id);
-  if (!o.error && id && !from) o.error = "ERR invalid cursor: unknown or expired, start again at 0";
+  int rc = o.error || !id ? DW_OK : find_cursor(&c->s->cursors, (uint64_t)id, &from);
+  if (rc == DW_NOT_FOUND) o.error = "ERR invalid cursor: unknown or expired, start again at 0";
   if (o.error) {
     conn_error(c, "%s", o.error);
     return HANDLED;
   }
   dw_read_options ro = read_now(c);
   dw_iter *it;
-  int rc = dw_iter_create(c->s->e, &ro, &it);
-  if (read_later(c, rc)) return HANDLE_LATER;
-  if (rc) {
-    reply_rc(c, &c->out, rc, 0, dw_last_error());
-    return HANDLED;
+  if (rc == DW_OK) rc = dw_iter_create(c->s->e, &ro, &it);
+  if (rc == DW_OK) {
+    rc = scan_from(c, it, &o, &from);
+    dw_iter_destroy(it);
+  } else if (read_later(c, rc)) {
+    buf_free(&from);
+    return HANDLE_LATER;
   }
-  if (from)
-    dw_iter_seek(it, from->key.data, from->key.len);
-  else
-    dw_iter_seek_first(it);
-  struct buf keys = {0};
-  size_t found = 0, n;
-  char next[24] = "0";
-  rc = collect(it, &o, &keys, &found);
-  if (rc == DW_OK && dw_iter_valid(it)) {
-    const char *key = dw_iter_key(it, &n);
-    uint64_t next_id = keep_cursor(c->s, key, n);
-    if (!next_id) rc = DW_NO_MEMORY;
-    snprintf(next, sizeof next, "%llu", (unsigned long long)next_id);
-  }
-  dw_iter_destroy(it);
-  if (rc == DW_OK) rc = resp_array(&c->out, 2);
-  if (rc == DW_OK) rc = resp_bulk_str(&c->out, next);
-  if (rc == DW_OK) rc = resp_array(&c->out, found);
-  if (rc == DW_OK) rc = buf_append(&c->out, keys.data, keys.len);
-  buf_free(&keys);
+  buf_free(&from);
   if (rc) reply_rc(c, &c->out, rc, 0, dw_last_error());
   return HANDLED;
 }

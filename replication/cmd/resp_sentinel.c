@@ -47,7 +47,7 @@ struct cluster {
 
 static void look(struct conn *c, struct cluster *k) {
   char at[DW_ADDRESS_BYTES];
-  k->v = server_view(c->s, true);
+  k->v = loop_view(c->l, true);
   conn_reach(c, k->v->primary_client, at);
   k->known = address_split(at, k->host, &k->port);
   bool linked = k->v->primary_state == DW_PEER_STREAMING || k->v->primary_state == DW_PEER_CATCHING_UP ||
@@ -214,7 +214,7 @@ static enum handled ckquorum(struct conn *c, const struct cmd *cmd) {
 static enum handled my_id(struct conn *c, const struct cmd *cmd) {
   char id[RUN_ID_BYTES];
   (void)cmd;
-  run_id(server_view(c->s, false)->node_id, id);
+  run_id(loop_view(c->l, false)->node_id, id);
   resp_bulk_str(&c->out, id);
   return HANDLED;
 }

@@ -1,12 +1,11 @@
-/* The RESP server's loop thread: start, stop, the listener, the timer. resp_internal.h has the rules.
+/* The RESP server: start, stop, the listener and who gets a new connection, metrics. resp_internal.h has the rules.
  *
- * Ends in this order: the listener and all connections are closed; writes at the engine and work items come back (work
- * is told to hurry); the remaining handles are closed; the loop has nothing left and returns.
+ * The first loop has the listener. A new connection goes to the loop that has fewest, as a socket: libuv's handles
+ * belong to their loop.
  */
 #include "replication/cmd/resp_internal.h"
 
-#include <sched.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,118 +29,48 @@ void server_log(const struct resp_server *s, dw_log_level level, const char *fmt
   s->opt.log(s->opt.log_arg, level, line);
 }
 
-/* ---- connections that the timer looks at ----------------------------------------------------------- */
+/* ---- the listener -------------------------------------------------------------------------------- */
 
-#define POLL_FEW 64u /* with up to so many, every ms; with more, every 10 */
-
-static void on_timer(uv_timer_t *t);
-
-void poll_begin(struct conn *c, enum block b) {
-  struct resp_server *s = c->s;
-  set_block(c, b);
-  c->poll_prev = s->polling.tail;
-  c->poll_next = NULL;
-  *(s->polling.tail ? &s->polling.tail->poll_next : &s->polling.head) = c;
-  s->polling.tail = c;
-  s->polling_count++;
-  if (!uv_is_active((uv_handle_t *)&s->timer)) uv_timer_start(&s->timer, on_timer, 1, 0);
+static struct resp_loop *idlest(struct resp_server *s) {
+  struct resp_loop *best = s->loops[0];
+  for (unsigned i = 1; i < s->loop_count; i++)
+    if (atomic_load(&s->loops[i]->load) < atomic_load(&best->load)) best = s->loops[i];
+  return best;
 }
 
-void poll_end(struct conn *c) {
-  struct resp_server *s = c->s;
-  *(c->poll_prev ? &c->poll_prev->poll_next : &s->polling.head) = c->poll_next;
-  *(c->poll_next ? &c->poll_next->poll_prev : &s->polling.tail) = c->poll_prev;
-  c->poll_prev = c->poll_next = NULL;
-  s->polling_count--;
+static void on_passed_on(uv_handle_t *h) {
+  free(h);
 }
 
-/* Each one that is there now, once: whoever waits on goes to the end. */
-static void on_timer(uv_timer_t *t) {
-  struct resp_server *s = t->data;
-  uint64_t now = server_now_ns();
-  dw_status *status = NULL;
-  for (unsigned n = s->polling_count; n && s->polling.head; n--) {
-    struct conn *c = s->polling.head;
-    if (c->block == BLOCK_READ) {
-      conn_resume(c);
-      continue;
-    }
-    if (!status && (status = malloc(sizeof *status))) dw_status_get(s->e, status);
-    if (!status || !wait_check(c, status, now)) {
-      set_block(c, BLOCK_NONE);
-      poll_begin(c, BLOCK_WAIT);
-    } else {
-      conn_resume(c);
-    }
+/* libuv lets only a handle of the listener's own loop accept; that one is closed when its socket has a second name. */
+static void pass_on(struct resp_server *s, struct resp_loop *to) {
+  uv_tcp_t *tcp = malloc(sizeof *tcp);
+  if (!tcp) { /* libuv keeps the connection waiting */
+    atomic_fetch_sub(&to->load, 1);
+    return;
   }
-  free(status);
-  if (s->polling.head) uv_timer_start(&s->timer, on_timer, s->polling_count <= POLL_FEW ? 1 : 10, 0);
+  uv_os_fd_t fd;
+  int copy = -1;
+  uv_tcp_init(&s->loops[0]->uv, tcp);
+  if (uv_accept((uv_stream_t *)&s->listener, (uv_stream_t *)tcp) == 0 && uv_fileno((uv_handle_t *)tcp, &fd) == 0)
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  uv_close((uv_handle_t *)tcp, on_passed_on);
+  if (copy < 0)
+    atomic_fetch_sub(&to->load, 1);
+  else
+    loop_hand_over(to, copy);
 }
-
-/* ---- the loop ------------------------------------------------------------------------------------ */
 
 static void on_connection(uv_stream_t *listener, int status) {
-  if (status == 0) conn_accept(listener->data, listener);
+  struct resp_server *s = listener->data;
+  if (status) return;
+  struct resp_loop *to = idlest(s);
+  atomic_fetch_add(&to->load, 1);
+  if (to == s->loops[0])
+    conn_accept(to, listener);
+  else
+    pass_on(s, to);
 }
-
-static void begin_stop(struct resp_server *s) {
-  if (s->stopping) return;
-  s->stopping = true;
-  uv_close((uv_handle_t *)&s->listener, NULL);
-  flush_dirty(s);
-  for (struct conn *c = s->conns, *next; c; c = next) {
-    next = c->next;
-    conn_drop(c);
-  }
-}
-
-static void close_rest(struct resp_server *s) {
-  uv_close((uv_handle_t *)&s->wake, NULL);
-  uv_close((uv_handle_t *)&s->timer, NULL);
-  uv_close((uv_handle_t *)&s->watch, NULL);
-  uv_close((uv_handle_t *)&s->prepare, NULL);
-  uv_close((uv_handle_t *)&s->check, NULL);
-}
-
-static void on_wake(uv_async_t *a) {
-  struct resp_server *s = a->data;
-  writes_completed(s);
-  work_completed(s);
-  if (atomic_load(&s->stop)) begin_stop(s);
-}
-
-/* Before each poll, for what timers and libuv's late news of writes have left: a write that the kernel took whole after
- * all is reported before the loop polls, and what waited for it would else wait for the next event. */
-static void on_prepare(uv_prepare_t *p) {
-  flush_dirty(p->data);
-}
-
-/* After each poll: one write per connection that has something to say. */
-static void on_check(uv_check_t *k) {
-  struct resp_server *s = k->data;
-  flush_dirty(s);
-  if (!s->stopping || s->conns || s->inflight || work_busy(s) || uv_is_closing((uv_handle_t *)&s->wake)) return;
-  while (atomic_load(&s->in_callback)) sched_yield(); /* about to touch `wake` for the last time */
-  close_rest(s);
-}
-
-static void *loop_thread(void *arg) {
-  struct resp_server *s = arg;
-  uv_run(&s->loop, UV_RUN_DEFAULT);
-  return NULL;
-}
-
-/* The daemon's main thread takes signals; this one would only be woken by them. */
-static int start_thread(struct resp_server *s) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int err = pthread_create(&s->thread, NULL, loop_thread, s);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return err ? dw_fail_errno(err, "starting the RESP thread") : DW_OK;
-}
-
-/* ---- start and stop ------------------------------------------------------------------------------ */
 
 static int bind_listener(struct resp_server *s, const char *text) {
   struct addrinfo *found = NULL;
@@ -159,69 +88,82 @@ static int bind_listener(struct resp_server *s, const char *text) {
   return DW_OK;
 }
 
+/* ---- start and stop ------------------------------------------------------------------------------ */
+
+/* One for each processor, but of a machine that does other things, too, not many. */
+static unsigned default_threads(void) {
+  long n = sysconf(_SC_NPROCESSORS_ONLN);
+  return n < 1 ? 1 : n > 2 ? 2 : (unsigned)n;
+}
+
 static int init_identity(struct resp_server *s) {
   uint8_t noise[20];
   int rc = env_posix()->ops->random(env_posix(), noise, sizeof noise);
   for (size_t i = 0; i < sizeof noise; i++) snprintf(s->run_id + 2 * i, 3, "%02x", noise[i]);
-  memcpy(&s->next_cursor, noise, 4); /* cursors of an earlier run are not taken for ours */
-  s->view = malloc(sizeof *s->view);
-  return s->view ? rc : dw_fail_nomem(sizeof *s->view);
+  memcpy(&s->cursors.next, noise, 4); /* cursors of an earlier run are not taken for ours */
+  return rc;
 }
 
-static void server_free(struct resp_server *s) {
-  uv_loop_close(&s->loop);
-  work_pool_stop(s);
-  scan_cursors_free(s);
-  dw_batch_destroy(s->batch);
-  buf_free(&s->spare_in);
-  if (s->opt.bound) close(s->opt.bound);
-  free(s->view);
-  free(s);
-}
-
-int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_server **out) {
+static struct resp_server *server_create(dw_engine *e, const struct resp_options *opt) {
   struct resp_server *s = calloc(1, sizeof *s);
-  if (!s) return dw_fail_nomem(sizeof *s);
+  if (!s) return NULL;
   s->e = e;
   s->opt = *opt;
   if (!s->opt.max_clients) s->opt.max_clients = 10000;
   if (!s->opt.watch_ms) s->opt.watch_ms = 100;
+  if (!s->opt.threads) s->opt.threads = default_threads();
+  if (s->opt.threads > RESP_MAX_THREADS) s->opt.threads = RESP_MAX_THREADS;
   if (s->opt.max_staleness_ms == UINT64_MAX) s->opt.max_staleness_ms = 0;
   snprintf(s->cluster_name, sizeof s->cluster_name, "%s", opt->cluster_name ? opt->cluster_name : "dabbawal");
-  s->next_id = 1;
   s->started_ns = server_now_ns();
-  int err = uv_loop_init(&s->loop);
-  if (err) {
-    if (opt->bound) close(opt->bound);
-    free(s);
-    return dw_fail(DW_IO, "RESP: %s", uv_strerror(err));
-  }
-  uv_tcp_init(&s->loop, &s->listener);
-  uv_timer_init(&s->loop, &s->timer);
-  uv_timer_init(&s->loop, &s->watch);
-  uv_prepare_init(&s->loop, &s->prepare);
-  uv_check_init(&s->loop, &s->check);
-  err = uv_async_init(&s->loop, &s->wake, on_wake);
-  s->listener.data = s->wake.data = s->watch.data = s->timer.data = s->prepare.data = s->check.data = s;
-  int rc = err ? dw_fail(DW_IO, "RESP: %s", uv_strerror(err)) : init_identity(s);
+  turnstile_init(&s->turnstile);
+  pthread_mutex_init(&s->clients.mu, NULL);
+  pthread_mutex_init(&s->cursors.mu, NULL);
+  return s;
+}
+
+/* Whatever of it there is. Loops are told first, all of them: one may wait for what another one has. */
+static void server_end(struct resp_server *s) {
+  atomic_store(&s->stop, true);
+  for (unsigned i = 0; i < s->loop_count; i++) uv_async_send(&s->loops[i]->wake);
+  for (unsigned i = 0; i < s->loop_count; i++) loop_end(s->loops[i]);
+  work_pool_stop(s);
+  for (unsigned i = 0; i < s->loop_count; i++) loop_free(s->loops[i]);
+  scan_cursors_free(&s->cursors);
+  pthread_mutex_destroy(&s->cursors.mu);
+  pthread_mutex_destroy(&s->clients.mu);
+  pthread_mutex_destroy(&s->turnstile.mu);
+  if (s->opt.bound) close(s->opt.bound);
+  free(s);
+}
+
+static int start_all(struct resp_server *s) {
+  int rc = init_identity(s);
   if (rc == DW_OK) rc = work_pool_start(s);
-  if (rc == DW_OK) rc = bind_listener(s, opt->listen);
-  if (rc == DW_OK) {
-    uv_prepare_start(&s->prepare, on_prepare);
-    uv_check_start(&s->check, on_check);
-    rc = start_thread(s);
+  while (rc == DW_OK && s->loop_count < s->opt.threads) {
+    rc = loop_create(s, &s->loops[s->loop_count]);
+    if (rc == DW_OK) s->loop_count++;
+    if (rc == DW_OK && s->loop_count == 1) {
+      uv_tcp_init(&s->loops[0]->uv, &s->listener);
+      s->listener.data = s;
+    }
   }
+  if (rc == DW_OK) rc = bind_listener(s, s->opt.listen);
+  for (unsigned i = s->loop_count; rc == DW_OK && i-- > 0;) rc = loop_start(s->loops[i]); /* the listener's last */
+  return rc;
+}
+
+int resp_server_start(dw_engine *e, const struct resp_options *opt, struct resp_server **out) {
+  struct resp_server *s = server_create(e, opt);
+  if (!s) {
+    if (opt->bound) close(opt->bound);
+    return dw_fail_nomem(sizeof *s);
+  }
+  int rc = start_all(s);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
-    uv_close((uv_handle_t *)&s->listener, NULL);
-    uv_close((uv_handle_t *)&s->timer, NULL);
-    uv_close((uv_handle_t *)&s->watch, NULL);
-    uv_close((uv_handle_t *)&s->prepare, NULL);
-    uv_close((uv_handle_t *)&s->check, NULL);
-    if (!err) uv_close((uv_handle_t *)&s->wake, NULL);
-    uv_run(&s->loop, UV_RUN_DEFAULT);
-    server_free(s);
+    server_end(s);
     return dw_fail(rc, "%s", why);
   }
   *out = s;
@@ -233,33 +175,42 @@ uint16_t resp_server_port(const struct resp_server *s) {
 }
 
 void resp_server_stop(struct resp_server *s) {
-  if (!s) return;
-  atomic_store(&s->stop, true);
-  uv_async_send(&s->wake);
-  pthread_join(s->thread, NULL);
-  server_free(s);
+  if (s) server_end(s);
 }
 
 void resp_server_restrict(struct resp_server *s, uint32_t acks) {
   atomic_store(&s->restrict_acks, acks);
 }
 
+/* ---- metrics ------------------------------------------------------------------------------------- */
+
+static void add_counts(struct resp_metrics *m, const struct resp_loop *l, uint64_t calls[COMMANDS_MAX]) {
+  const struct loop_counts *k = &l->counts;
+  m->errors_total += atomic_load_explicit(&k->errors, memory_order_relaxed);
+  m->reads_total += atomic_load_explicit(&k->reads, memory_order_relaxed);
+  m->writes_total += atomic_load_explicit(&k->writes, memory_order_relaxed);
+  m->stale_total += atomic_load_explicit(&k->stale, memory_order_relaxed);
+  m->indoubt_total += atomic_load_explicit(&k->indoubt, memory_order_relaxed);
+  m->commands_total += atomic_load_explicit(&k->unknown, memory_order_relaxed);
+  for (size_t i = 0; i < resp_command_count; i++) calls[i] += atomic_load_explicit(&k->calls[i], memory_order_relaxed);
+}
+
 void resp_server_metrics(struct resp_server *s, struct resp_metrics *m) {
-  *m = (struct resp_metrics){.connections = atomic_load(&s->m_conns),
-                             .connections_total = atomic_load(&s->m_conns_total),
-                             .rejected_total = atomic_load(&s->m_rejected),
-                             .errors_total = atomic_load(&s->m_errors),
-                             .reads_total = atomic_load(&s->m_reads),
-                             .writes_total = atomic_load(&s->m_writes),
-                             .stale_total = atomic_load(&s->m_stale),
-                             .indoubt_total = atomic_load(&s->m_indoubt),
-                             .commands_total = atomic_load(&s->m_unknown)};
+  uint64_t calls[COMMANDS_MAX] = {0};
+  *m = (struct resp_metrics){.threads = s->loop_count};
+  pthread_mutex_lock(&s->clients.mu);
+  m->connections = s->clients.count;
+  m->connections_total = s->clients.total;
+  m->rejected_total = s->clients.rejected;
+  pthread_mutex_unlock(&s->clients.mu);
+  for (unsigned i = 0; i < s->loop_count; i++) {
+    m->thread_connections[i] = atomic_load(&s->loops[i]->load);
+    add_counts(m, s->loops[i], calls);
+  }
   for (size_t i = 0; i < resp_command_count; i++) {
-    uint64_t calls = atomic_load_explicit(&s->m_calls[i], memory_order_relaxed);
-    m->commands_total += calls;
-    if (calls) {
-      m->by_command[m->command_count].name = resp_commands[i].name;
-      m->by_command[m->command_count++].calls = calls;
-    }
+    m->commands_total += calls[i];
+    if (!calls[i]) continue;
+    m->by_command[m->command_count].name = resp_commands[i].name;
+    m->by_command[m->command_count++].calls = calls[i];
   }
 }

@@ -1,4 +1,5 @@
-/* The RESP2 front end: any Redis client is a client. One loop thread, on the public API (dabbawal.h) alone. */
+/* The RESP2 front end: any Redis client is a client. A few threads with their connections, on the public API (dabbawal.h)
+ * alone. */
 #ifndef DW_RESP_SERVER_H
 #define DW_RESP_SERVER_H
 
@@ -11,16 +12,20 @@ struct resp_options {
   const char *cluster_name;  /* what SENTINEL calls this cluster; NULL: "dabbawal" */
   uint64_t max_staleness_ms; /* default bound of reads; 0 or UINT64_MAX: none (EVENTUAL) */
   uint32_t max_clients;      /* 0: 10000 */
+  uint32_t threads;          /* that serve connections; 0: one for each processor, but at most 2 */
   uint32_t watch_ms;         /* how often subscribers have us look for another primary; 0: 100 */
   dw_log_fn log;             /* may be NULL */
   void *log_arg;
-  /* What DW.STATUS says about failover; NULL: nothing. Called in the loop thread. */
+  /* What DW.STATUS says about failover; NULL: nothing. Any of the threads calls it. */
   void (*failover)(void *arg, struct failover_report *);
   void *failover_arg;
 };
 
 #define RESP_METRICS_COMMANDS 64
+#define RESP_MAX_THREADS 64
 struct resp_metrics {
+  uint32_t threads;
+  uint32_t thread_connections[RESP_MAX_THREADS]; /* open now, and those on their way there */
   uint64_t connections;       /* open now */
   uint64_t connections_total; /* accepted since start */
   uint64_t rejected_total;    /* over max_clients */

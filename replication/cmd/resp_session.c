@@ -50,7 +50,7 @@ enum handled cmd_reset(struct conn *c, const struct cmd *cmd) {
   pubsub_leave(c);
   c->write = (dw_write_options){0};
   c->read = conn_default_read(c->s);
-  c->name[0] = 0;
+  clients_name(c, "", 0);
   resp_simple(&c->out, "RESET");
   return HANDLED;
 }
@@ -67,8 +67,7 @@ static bool set_name(struct conn *c, const uint8_t *name, size_t n) {
     conn_error(c, "ERR Client names have at most %zu bytes.", sizeof c->name - 1);
     plain = false;
   } else {
-    memcpy(c->name, name, n);
-    c->name[n] = 0;
+    clients_name(c, name, n);
   }
   return plain;
 }
@@ -131,7 +130,7 @@ enum handled cmd_hello(struct conn *c, const struct cmd *cmd) {
   resp_bulk_str(&c->out, "mode");
   resp_bulk_str(&c->out, "standalone");
   resp_bulk_str(&c->out, "role");
-  resp_bulk_str(&c->out, view_is_master(server_view(c->s, true)) ? "master" : "replica");
+  resp_bulk_str(&c->out, view_is_master(loop_view(c->l, true)) ? "master" : "replica");
   resp_bulk_str(&c->out, "modules");
   resp_array(&c->out, 0);
   return HANDLED;
@@ -183,30 +182,19 @@ static enum handled client_id(struct conn *c, const struct cmd *cmd) {
   return HANDLED;
 }
 
-static int describe_client(const struct conn *c, char *line, size_t cap) {
-  return snprintf(
-      line, cap,
-      "id=%llu addr=%s name=%s age=%llu db=0 sub=0 psub=0 multi=%d qbuf=%zu multi-mem=%zu obl=%zu user=default "
-      "resp=2\n",
-      (unsigned long long)c->id, c->peer, c->name, (unsigned long long)((server_now_ns() - c->since_ns) / 1000000000u),
-      c->multi ? (int)c->multi_count : -1, c->in.len - c->in_used, c->multi_bytes.len, c->out.len + c->out_sending);
-}
-
 static enum handled client_info(struct conn *c, const struct cmd *cmd) {
   (void)cmd;
   char line[400];
-  resp_bulk(&c->out, line, (size_t)describe_client(c, line, sizeof line));
+  clients_show(c);
+  resp_bulk(&c->out, line, (size_t)client_line(c, line, sizeof line));
   return HANDLED;
 }
 
 static enum handled client_list(struct conn *c, const struct cmd *cmd) {
   (void)cmd;
   struct buf all = {0};
-  for (const struct conn *k = c->s->conns; k; k = k->next) {
-    char line[400];
-    int n = describe_client(k, line, sizeof line);
-    if (!k->closing && buf_append(&all, line, (size_t)n)) break;
-  }
+  clients_show(c);
+  (void)clients_lines(c->s, &all);
   resp_bulk(&c->out, all.data, all.len);
   buf_free(&all);
   return HANDLED;

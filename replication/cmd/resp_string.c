@@ -43,7 +43,7 @@ static enum handled finish(struct conn *c, int rc, const dw_batch *b, struct buf
   else if (!write_start(c, b, reply, cmd, 1, step, count))
     h = HANDLE_LATER;
   buf_free(reply);
-  if (bytes > (1u << 20)) batch_done(c->s);
+  if (bytes > (1u << 20)) batch_done(c->l);
   return h;
 }
 
@@ -64,7 +64,7 @@ static enum handled set_key(struct conn *c, const struct cmd *cmd, struct set_op
       return HANDLED;
     }
   }
-  dw_batch *b = batch_take(c->s);
+  dw_batch *b = batch_take(c->l);
   if (!b) rc = dw_fail_nomem(0);
   if (rc == DW_OK) rc = dw_batch_put(b, cmd->argv[1], cmd->argl[1], cmd->argv[2], cmd->argl[2]);
   return finish(c, rc, b, &reply, cmd, 1, 1);
@@ -88,7 +88,7 @@ enum handled cmd_mset(struct conn *c, const struct cmd *cmd) {
   }
   if (!keys_free(c, cmd, 1, 2, cmd->argc / 2, false)) return HANDLE_LATER;
   struct buf reply = {0};
-  dw_batch *b = batch_take(c->s);
+  dw_batch *b = batch_take(c->l);
   int rc = b ? DW_OK : dw_fail_nomem(0);
   for (size_t i = 1; rc == DW_OK && i < cmd->argc; i += 2)
     rc = dw_batch_put(b, cmd->argv[i], cmd->argl[i], cmd->argv[i + 1], cmd->argl[i + 1]);
@@ -100,7 +100,7 @@ enum handled cmd_del(struct conn *c, const struct cmd *cmd) {
   if (!keys_free(c, cmd, 1, 1, cmd->argc - 1, true)) return HANDLE_LATER;
   struct buf reply = {0};
   struct overlay gone = {0};
-  dw_batch *b = batch_take(c->s);
+  dw_batch *b = batch_take(c->l);
   int rc = b ? DW_OK : dw_fail_nomem(0);
   for (size_t i = 1; rc == DW_OK && i < cmd->argc; i++) {
     if (cmd->argc > 2 && overlay_find(&gone, cmd->argv[i], cmd->argl[i])) continue; /* named twice, counts once */

@@ -5,27 +5,22 @@
  * WORK_THREADS, and end with the server. A work item that has to wait long runs in slices (`run` returns true) and goes
  * to the end of the queue in between, so that more waiters than threads still let others through.
  *
- *   work_start (loop) -> queue -> run (worker) -> done list -> uv_async -> work_completed (loop) -> after
+ * All loops share them.
+ *
+ *   work_start (loop) -> queue -> run (worker) -> its loop's done list -> uv_async -> work_completed (loop) -> after
  */
 #include <stdlib.h>
 
 #include "replication/cmd/resp_internal.h"
 #include "wal/base/status.h"
 
-struct work_list {
-  struct work *head, **tail;
-  unsigned count;
-};
-
 struct work_pool {
-  struct resp_server *s;
-  pthread_mutex_t mu; /* guards all below but `under_way` */
+  pthread_mutex_t mu; /* guards all below, and each loop's done_work */
   pthread_cond_t cond;
-  struct work_list queue, done;
+  struct work_list queue;
   pthread_t threads[WORK_THREADS];
   unsigned thread_count, idle;
   bool stop;
-  unsigned under_way; /* loop thread's: started, `after` not yet called */
 };
 
 static void push(struct work_list *l, struct work *w) {
@@ -57,8 +52,8 @@ static void *worker(void *arg) {
     pthread_mutex_unlock(&p->mu);
     bool again = w->run(w) && !atomic_load(&w->cancel);
     pthread_mutex_lock(&p->mu);
-    push(again ? &p->queue : &p->done, w);
-    if (!again) uv_async_send(&p->s->wake);
+    push(again ? &p->queue : &w->l->done_work, w);
+    if (!again) uv_async_send(&w->l->wake);
   }
   pthread_mutex_unlock(&p->mu);
   return NULL;
@@ -67,9 +62,7 @@ static void *worker(void *arg) {
 int work_pool_start(struct resp_server *s) {
   struct work_pool *p = calloc(1, sizeof *p);
   if (!p) return dw_fail_nomem(sizeof *p);
-  p->s = s;
   p->queue.tail = &p->queue.head;
-  p->done.tail = &p->done.head;
   pthread_mutex_init(&p->mu, NULL);
   pthread_cond_init(&p->cond, NULL);
   s->pool = p;
@@ -90,18 +83,15 @@ void work_pool_stop(struct resp_server *s) {
   s->pool = NULL;
 }
 
-bool work_busy(struct resp_server *s) {
-  return s->pool->under_way > 0;
-}
-
 void work_start(struct conn *c, struct work *w) {
   struct work_pool *p = c->s->pool;
   w->c = c;
+  w->l = c->l;
   w->e = c->s->e;
   c->refs++;
   c->work = w;
   set_block(c, BLOCK_WORK);
-  p->under_way++;
+  c->l->work_under_way++;
   pthread_mutex_lock(&p->mu);
   push(&p->queue, w);
   /* A thread that can't be started is no harm while there is another; the first one has to. */
@@ -115,20 +105,21 @@ void work_start(struct conn *c, struct work *w) {
   if (!stuck) return;
   while (w->run(w)) continue; /* no threads at all: here, then */
   pthread_mutex_lock(&p->mu);
-  push(&p->done, w);
+  push(&c->l->done_work, w);
   pthread_mutex_unlock(&p->mu);
-  uv_async_send(&p->s->wake);
+  uv_async_send(&c->l->wake);
 }
 
-void work_completed(struct resp_server *s) {
-  struct work_pool *p = s->pool;
+void work_completed(struct resp_loop *l) {
+  struct work_pool *p = l->s->pool;
+  if (!l->work_under_way) return;
   for (;;) {
     pthread_mutex_lock(&p->mu);
-    struct work *w = pop(&p->done);
+    struct work *w = pop(&l->done_work);
     pthread_mutex_unlock(&p->mu);
     if (!w) return;
     struct conn *c = w->c;
-    p->under_way--;
+    l->work_under_way--;
     c->work = NULL;
     w->after(w);
     conn_dirty(c);

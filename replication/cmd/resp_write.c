@@ -1,79 +1,15 @@
-/* Writes in flight: the connection's queue of answers, the server's count of keys, and those who wait.
+/* Writes in flight: a connection's queue of answers, and the way of a commit to the engine and back.
  *
  *   write_start -> dw_write_async -> (engine thread) on_commit -> stack of completions -> uv_async -> writes_completed
  *
  * A completion counts its keys down at once, marks its queue entry as done, and the connection says what its queue's
  * head has to say, as far as it is done.
- *
- * Waiting (BLOCK_KEYS, BLOCK_ROOM): connections stand in one line, in order of arrival, and have marked the slots of
- * their keys as wanted. When something that they wait for has moved, all marks are taken back and everybody tries again
- * in order, marking anew if in vain. So each one sees the marks of exactly those that stand before it, the first sees
- * none and needs only that writes in flight end: everybody gets there.
  */
 #include <stdlib.h>
 
 #include "engine/engine.h"
 #include "replication/cmd/resp_internal.h"
-#include "wal/base/hash.h"
 #include "wal/base/status.h"
-
-static uint32_t key_slot(const uint8_t *key, size_t n) {
-  return (uint32_t)(hash64(key, n) % KEY_SLOTS);
-}
-
-/* ---- the line of those who wait ------------------------------------------------------------------ */
-
-static void stand_in_line(struct conn *c, enum block b) {
-  struct resp_server *s = c->s;
-  set_block(c, b);
-  c->wait_prev = s->waiting.tail;
-  c->wait_next = NULL;
-  *(s->waiting.tail ? &s->waiting.tail->wait_next : &s->waiting.head) = c;
-  s->waiting.tail = c;
-  s->waiting_count++;
-  s->room_waiters += b == BLOCK_ROOM;
-}
-
-static void forget_wants(struct conn *c) {
-  for (size_t i = 0; i < c->want_count; i++) c->s->key_wanted[c->wants[i]]--;
-  c->want_count = 0;
-}
-
-void stop_waiting(struct conn *c) {
-  struct resp_server *s = c->s;
-  forget_wants(c);
-  if (c->block != BLOCK_KEYS && c->block != BLOCK_ROOM) return;
-  *(c->wait_prev ? &c->wait_prev->wait_next : &s->waiting.head) = c->wait_next;
-  *(c->wait_next ? &c->wait_next->wait_prev : &s->waiting.tail) = c->wait_prev;
-  c->wait_prev = c->wait_next = NULL;
-  s->waiting_count--;
-  s->room_waiters -= c->block == BLOCK_ROOM;
-}
-
-static void try_again(struct resp_server *s) {
-  s->look_again = false;
-  for (struct conn *c = s->waiting.head; c; c = c->wait_next) forget_wants(c);
-  for (unsigned n = s->waiting_count; n && s->waiting.head; n--) conn_resume(s->waiting.head);
-}
-
-bool keys_free(struct conn *c, const struct cmd *cmd, size_t first, size_t step, size_t count, bool exclusive) {
-  struct resp_server *s = c->s;
-  bool busy = false;
-  for (size_t i = 0; i < count && !busy; i++) {
-    uint32_t slot = key_slot(cmd->argv[first + i * step], cmd->argl[first + i * step]);
-    busy = s->key_wanted[slot] || (exclusive && s->key_inflight[slot]);
-  }
-  if (!busy) return true;
-  free(c->wants);
-  c->wants = malloc(count * sizeof *c->wants);
-  for (size_t i = 0; c->wants && i < count; i++) { /* no memory: waits without a mark, with less right */
-    uint32_t slot = key_slot(cmd->argv[first + i * step], cmd->argl[first + i * step]);
-    c->wants[c->want_count++] = slot;
-    s->key_wanted[slot]++;
-  }
-  stand_in_line(c, BLOCK_KEYS);
-  return false;
-}
 
 /* ---- the queue ----------------------------------------------------------------------------------- */
 
@@ -139,17 +75,17 @@ static void drain(struct conn *c) {
 /* An engine thread: hands the answer to the loop, one wake-up per burst. */
 static void on_commit(void *arg, int rc, dw_lsn lsn) {
   struct pending_write *p = arg;
-  struct resp_server *s = p->c->s;
-  atomic_fetch_add(&s->in_callback, 1);
+  struct resp_loop *l = p->c->l;
+  atomic_fetch_add(&l->in_callback, 1);
   p->rc = rc;
   p->lsn = lsn;
   if (rc) p->error = strdup(dw_last_error());
-  struct pending_write *top = atomic_load_explicit(&s->done, memory_order_relaxed);
+  struct pending_write *top = atomic_load_explicit(&l->done, memory_order_relaxed);
   do {
     p->done_next = top;
-  } while (!atomic_compare_exchange_weak_explicit(&s->done, &top, p, memory_order_release, memory_order_relaxed));
-  if (!top) uv_async_send(&s->wake); /* whoever finds it empty wakes the loop for all that follow */
-  atomic_fetch_sub(&s->in_callback, 1);
+  } while (!atomic_compare_exchange_weak_explicit(&l->done, &top, p, memory_order_release, memory_order_relaxed));
+  if (!top) uv_async_send(&l->wake); /* whoever finds it empty wakes the loop for all that follow */
+  atomic_fetch_sub(&l->in_callback, 1);
 }
 
 /* What one needs to know of the write; NULL: no memory. */
@@ -163,7 +99,7 @@ static struct pending_write *pending_create(struct buf *reply, const struct cmd 
     return NULL;
   }
   for (size_t i = 0; i < count; i++)
-    p->key_slots[p->key_count++] = key_slot(cmd->argv[first + i * step], cmd->argl[first + i * step]);
+    p->key_slots[p->key_count++] = turnstile_slot(cmd->argv[first + i * step], cmd->argl[first + i * step]);
   if (reply) {
     p->reply = *reply;
     *reply = (struct buf){0};
@@ -185,10 +121,7 @@ bool write_start(struct conn *c, const dw_batch *batch, struct buf *reply, const
   struct resp_server *s = c->s;
   size_t bytes = c->multi ? c->multi_bytes.len : 0;
   for (size_t i = 0; i < cmd->argc; i++) bytes += cmd->argl[i];
-  if (s->inflight >= SERVER_INFLIGHT_MAX || (s->inflight && s->inflight_bytes + bytes > SERVER_INFLIGHT_BYTES)) {
-    stand_in_line(c, BLOCK_ROOM);
-    return false;
-  }
+  if (!turnstile_room(c, bytes)) return false;
   uint32_t acks = atomic_load(&s->restrict_acks);
   if (acks && !confirmed(c, acks)) {
     conn_error(
@@ -209,58 +142,50 @@ bool write_start(struct conn *c, const dw_batch *batch, struct buf *reply, const
     pending_free(p);
     return true;
   }
-  count_up(&s->m_writes);
+  count_up(&c->l->counts.writes);
   enqueue(c, p);
-  s->inflight++;
-  s->inflight_bytes += bytes;
-  for (size_t i = 0; i < p->key_count; i++) s->key_inflight[p->key_slots[i]]++;
+  c->l->inflight++;
+  turnstile_begins(&s->turnstile, p);
   return true;
 }
 
-static void complete(struct resp_server *s, struct pending_write *p) {
-  p->done = true;
-  s->inflight--;
-  s->inflight_bytes -= p->bytes;
-  for (size_t i = 0; i < p->key_count; i++) {
-    s->key_inflight[p->key_slots[i]]--;
-    s->look_again |= s->key_wanted[p->key_slots[i]] > 0;
-  }
-  if (p->c->queue_head == p) drain(p->c);
-}
-
-void writes_completed(struct resp_server *s) {
-  struct pending_write *stack = atomic_exchange_explicit(&s->done, NULL, memory_order_acquire), *in_order = NULL;
+static struct pending_write *take_done(struct resp_loop *l) {
+  struct pending_write *stack = atomic_exchange_explicit(&l->done, NULL, memory_order_acquire), *in_order = NULL;
   while (stack) {
     struct pending_write *next = stack->done_next;
     stack->done_next = in_order;
     in_order = stack;
     stack = next;
   }
-  bool any = in_order != NULL;
-  while (in_order) {
-    struct pending_write *next = in_order->done_next; /* complete() frees it */
-    complete(s, in_order);
-    in_order = next;
-  }
-  if (s->look_again || (any && s->room_waiters)) try_again(s);
+  return in_order;
 }
 
-void queue_free(struct conn *c) {
-  free(c->wants);
+void writes_completed(struct resp_loop *l) {
+  struct pending_write *first = take_done(l);
+  if (!first) return;
+  turnstile_enter(l);
+  for (const struct pending_write *p = first; p; p = p->done_next) turnstile_ends(&l->s->turnstile, p);
+  turnstile_leave(l);
+  for (struct pending_write *p = first, *next; p; p = next) {
+    next = p->done_next; /* drain() frees it */
+    l->inflight--;
+    p->done = true;
+    if (p->c->queue_head == p) drain(p->c);
+  }
 }
 
 /* ---- the batch ----------------------------------------------------------------------------------- */
 
-dw_batch *batch_take(struct resp_server *s) {
-  if (!s->batch)
-    s->batch = dw_batch_create();
+dw_batch *batch_take(struct resp_loop *l) {
+  if (!l->batch)
+    l->batch = dw_batch_create();
   else
-    dw_batch_clear(s->batch);
-  return s->batch;
+    dw_batch_clear(l->batch);
+  return l->batch;
 }
 
 /* A large one is given back: its memory would stay for good. */
-void batch_done(struct resp_server *s) {
-  dw_batch_destroy(s->batch);
-  s->batch = NULL;
+void batch_done(struct resp_loop *l) {
+  dw_batch_destroy(l->batch);
+  l->batch = NULL;
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "replication/cmd/resp_server.h"
@@ -18,7 +19,7 @@ static struct resp_server *at_primary, *at_follower;
 static int p, f; /* connections to them */
 
 static struct resp_server *serve(struct cluster_node *n, uint64_t max_staleness_ms) {
-  struct resp_options opt = {.listen = "127.0.0.1:0", .max_staleness_ms = max_staleness_ms};
+  struct resp_options opt = {.listen = "127.0.0.1:0", .max_staleness_ms = max_staleness_ms, .threads = 2};
   struct resp_server *s;
   ck_assert_int_eq(resp_server_start(n->e, &opt, &s), DW_OK);
   return s;
@@ -276,6 +277,32 @@ START_TEST(test_who_waits_for_a_key_is_not_passed_by_later_writers) {
 }
 END_TEST
 
+START_TEST(test_one_that_leaves_the_line_lets_those_behind_it_go) {
+  int first = talk_connect(resp_server_port(at_primary)), deleting = talk_connect(resp_server_port(at_primary));
+  int later = talk_connect(resp_server_port(at_primary));
+  talk(first, "DW.MODE SYNC 1 TIMEOUT 15000\r\n", "+OK\r\n");
+  int before = blocked_clients(p);
+  proxy_mode(proxy, PROXY_STALL);
+  talk_send(first, "SET hot 1\r\n");
+  await_status(primary, "the write in flight", has_written, 1);
+  talk_send(deleting, "DEL hot\r\n");
+  while (blocked_clients(p) < before + 1) continue;
+  talk_send(later, "SET hot 2\r\n");
+  while (blocked_clients(p) < before + 2) continue;
+  struct linger reset = {.l_onoff = 1};
+  setsockopt(deleting, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  close(deleting);
+  await_status(primary, "the write behind it", has_written, 2);
+  char byte;
+  ck_assert_int_lt(recv(first, &byte, 1, MSG_DONTWAIT), 0); /* which still waits for the follower */
+  proxy_mode(proxy, PROXY_PASS);
+  talk_expect(first, "+OK\r\n");
+  talk_expect(later, "+OK\r\n");
+  close(first);
+  close(later);
+}
+END_TEST
+
 START_TEST(test_wait_counts_followers_that_have_the_write) {
   talk(p, "SET a 1\r\nWAIT 1 15000\r\nWAIT 1 0\r\n", "+OK\r\n:1\r\n:1\r\n");
   talk(p, "WAIT 2 50\r\n", ":1\r\n");
@@ -337,6 +364,7 @@ int main(void) {
   tcase_add_test(t, test_a_stop_does_not_wait_for_an_answer_of_the_primary);
   tcase_add_test(t, test_a_refused_write_does_not_overtake_one_in_doubt);
   tcase_add_test(t, test_who_waits_for_a_key_is_not_passed_by_later_writers);
+  tcase_add_test(t, test_one_that_leaves_the_line_lets_those_behind_it_go);
   tcase_add_test(t, test_wait_counts_followers_that_have_the_write);
   tcase_add_test(t, test_info_and_role_of_both_in_redis_field_names);
   tcase_add_test(t, test_checksums_of_both_are_equal_at_the_same_lsn);

@@ -83,6 +83,7 @@ START_TEST(every_wrong_value_gives_one_line_that_names_the_flag) {
       {"--log-level", "chatty", "debug, info, warn or error"},
       {"--log-file", "", "empty"},
       {"--max-clients", "0", "1 to 1000000"},
+      {"--resp-threads", "65", "0 to 64"},
       {"--config", "/nonexistent/file", "No such file"},
       {"--config", "/", "directory"},
   };
