@@ -1,15 +1,19 @@
 /* Bytes rot in the logs of real nodes: at start and while they run, followers and primaries are repaired from each
  * other, and only from those that really have the same history.
  */
+#include <arpa/inet.h>
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include "replication/fetcher.h"
 #include "tests/support/cluster.h"
 #include "wal/base/bytes.h"
 #include "wal/base/env.h"
@@ -327,6 +331,108 @@ START_TEST(the_second_peer_is_asked_when_the_first_cannot_help) {
 }
 END_TEST
 
+/* ---- who asks, as bytes on a socket ------------------------------------------------------------------------ */
+
+struct asker {
+  int fd;
+  struct fetcher *f;
+};
+
+static void ask_connect(struct asker *a, const dw_status *s, uint32_t max_bytes) {
+  struct fetcher_config cfg = {.node_id = 90, .max_bytes = max_bytes};
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(p->port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  memcpy(cfg.cluster_id.b, s->cluster_id, 16);
+  ck_assert_int_eq(fetcher_create(&cfg, &a->f), DW_OK);
+  a->fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(connect(a->fd, (struct sockaddr *)&at, sizeof at), 0);
+}
+
+static void ask_end(struct asker *a) {
+  close(a->fd);
+  fetcher_destroy(a->f);
+}
+
+/* One question from the log's beginning, its answer. */
+static enum fetch_state ask(struct asker *a, const struct wal_pos *from, dw_lsn upto) {
+  struct iovec iov[8];
+  uint8_t in[4096];
+  fetcher_ask(a->f, from, upto);
+  for (int n; (n = fetcher_output(a->f, iov, 8)) > 0;) {
+    ssize_t put = writev(a->fd, iov, n);
+    ck_assert_int_gt(put, 0);
+    fetcher_drained(a->f, (size_t)put);
+  }
+  while (fetcher_state(a->f) == FETCH_ASKED) {
+    ssize_t got = recv(a->fd, in, sizeof in, 0);
+    if (got > 0)
+      fetcher_input(a->f, in, (size_t)got);
+    else
+      fetcher_eof(a->f, "closed");
+  }
+  return fetcher_state(a->f);
+}
+
+/* Blocks and bytes of the answer; their end becomes *pos. */
+static size_t take(struct asker *a, struct wal_pos *pos, size_t *bytes) {
+  struct wal_block **blocks;
+  size_t n;
+  fetcher_take(a->f, &blocks, &n);
+  *bytes = 0;
+  for (size_t i = 0; i < n; i++) {
+    *bytes += block_total_bytes(&blocks[i]->h);
+    *pos = (struct wal_pos){block_last_lsn(&blocks[i]->h), blocks[i]->h.epoch, blocks[i]->h.chain};
+    wal_block_unref(blocks[i]);
+  }
+  free(blocks);
+  return n;
+}
+
+START_TEST(an_answer_keeps_to_its_bound_and_a_third_asker_at_once_is_refused) {
+  struct asker a, b, more;
+  struct hash128 cluster;
+  dw_status s;
+  size_t bytes, most = 0, largest = 0;
+  const char *why;
+  node_open(p);
+  for (unsigned i = 0; i < 60; i++) node_fill(p, i, 1, 50);
+  node_status(p, &s);
+  memcpy(cluster.b, s.cluster_id, 16);
+  struct wal_pos pos = wal_genesis(&cluster);
+  ask_connect(&a, &s, 1);
+  ask_connect(&b, &s, 1001);
+  ck_assert_int_eq(ask(&a, &pos, s.written_lsn), FETCH_READY); /* one block in any case */
+  ck_assert_uint_eq(take(&a, &pos, &bytes), 1);
+  while (pos.lsn < s.written_lsn) {
+    ck_assert_int_eq(ask(&b, &pos, s.written_lsn), FETCH_READY);
+    size_t n = take(&b, &pos, &bytes);
+    ck_assert_uint_ge(n, 1);
+    ck_assert_msg(bytes <= 1001 || n == 1, "%zu blocks of %zu bytes", n, bytes);
+    if (n > most) most = n;
+    if (bytes > largest) largest = bytes;
+  }
+  ck_assert_uint_gt(most, 1);
+  ck_assert_uint_le(largest, 1001);
+
+  ask_connect(&more, &s, 0);
+  pos = wal_genesis(&cluster);
+  ck_assert_int_eq(ask(&more, &pos, s.written_lsn), FETCH_FAILED);
+  ck_assert_int_eq(fetcher_error(more.f, &why), DW_STALE);
+  ck_assert_msg(strstr(why, "2 nodes repair their logs from here already") != NULL, "%s", why);
+  ask_end(&more);
+  ask_end(&a); /* makes room, as soon as its end is seen */
+  bool ready = false;
+  for (int i = 0; !ready && i < 3000; i++) {
+    ask_connect(&more, &s, 0);
+    pos = wal_genesis(&cluster);
+    ready = ask(&more, &pos, s.written_lsn) == FETCH_READY;
+    if (ready) ck_assert_uint_gt(take(&more, &pos, &bytes), 1);
+    ask_end(&more);
+  }
+  ck_assert(ready);
+  ask_end(&b);
+}
+END_TEST
+
 /* ---- running ------------------------------------------------------------------------------------------ */
 
 START_TEST(a_running_follower_finds_and_repairs_rot_in_old_segments) {
@@ -422,6 +528,7 @@ int main(void) {
   tcase_add_test(t, a_peer_of_another_history_puts_nothing_back);
   tcase_add_test(t, a_foreign_cluster_gives_nothing);
   tcase_add_test(t, the_second_peer_is_asked_when_the_first_cannot_help);
+  tcase_add_test(t, an_answer_keeps_to_its_bound_and_a_third_asker_at_once_is_refused);
   tcase_add_test(t, a_running_follower_finds_and_repairs_rot_in_old_segments);
   tcase_add_test(t, a_running_primary_is_repaired_from_a_follower_while_it_writes);
   tcase_add_test(t, a_follower_that_needs_a_damaged_segment_gets_it_after_the_repair);

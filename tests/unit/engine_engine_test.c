@@ -394,6 +394,37 @@ START_TEST(wrong_arguments_are_refused_by_name) {
 }
 END_TEST
 
+static void option_refused(dw_options o, const char *name) {
+  dw_engine *none;
+  ck_assert_msg(engine_open("/nonexistent/x", &o, &config, &none) == DW_INVALID, "%s: %s", name, dw_last_error());
+  ck_assert_msg(strstr(dw_last_error(), name) != NULL, "%s: %s", name, dw_last_error());
+}
+
+START_TEST(options_out_of_range_are_refused_by_name) {
+  static const char a63[] = "an-address-of-63-bytes-that-is-the-longest-that-can-be-told:637",
+                    a64[] = "6"
+                            "an-address-of-63-bytes-that-is-the-longest-that-can-be-told:637";
+  char region[DW_REGION_BYTES + 1];
+  memset(region, 'r', DW_REGION_BYTES);
+  region[DW_REGION_BYTES] = 0;
+  for (int i = 0; i < 5; i++) {
+    dw_options o = options;
+    o.client_address = a63;
+    if (i == 0) o.zstd_level = 20, option_refused(o, "zstd_level is 20");
+    if (i == 1) o.zstd_level = -6, option_refused(o, "zstd_level is -6");
+    if (i == 2) o.region = region, option_refused(o, "option region");
+    if (i == 3) o.client_address = a64, option_refused(o, "option client_address");
+    if (i == 4) o.primary = "127.0.0.1:1", o.role = DW_PRIMARY, option_refused(o, "option primary is set");
+  }
+  dw_options o = options; /* the last that are allowed get as far as the directory */
+  dw_engine *none;
+  o.zstd_level = 19;
+  o.client_address = a63;
+  o.region = region + 1;
+  ck_assert_int_eq(engine_open("/nonexistent/x", &o, &config, &none), DW_IO);
+}
+END_TEST
+
 START_TEST(a_foreign_directory_is_refused_and_left_alone) {
   char path[300];
   snprintf(path, sizeof path, "%s/precious", dir);
@@ -842,6 +873,7 @@ int main(void) {
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
+  tcase_add_test(t, options_out_of_range_are_refused_by_name);
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
