@@ -80,15 +80,37 @@ static int is_segment(const struct dirent *d) {
   return strstr(d->d_name, ".wal") != NULL;
 }
 
-/* Path of the nth segment, -1: the newest. */
+/* Blocks of a segment, so many at most. How big they are depends on what met in a group. */
+static unsigned blocks_in(const char *path, unsigned most) {
+  uint8_t head[WAL_BLOCK_HEADER_BYTES];
+  struct block_header h;
+  struct mark_frame m;
+  unsigned blocks = 0;
+  int fd = open(path, O_RDONLY);
+  ck_assert_int_ge(fd, 0);
+  for (uint64_t at = WAL_SEGMENT_HEADER_BYTES; blocks < most;) {
+    if (pread(fd, head, sizeof head, (off_t)at) != sizeof head) break;
+    bool mark = mark_decode(head, &m);
+    if (!mark && block_header_decode(head, &h)) break;
+    at += mark ? WAL_MARK_BYTES : block_total_bytes(&h);
+    blocks += !mark;
+  }
+  close(fd);
+  return blocks;
+}
+
+/* Path of the nth segment, -1: the newest of those with blocks: the last commit may just have filled one. */
 static void segment_path(const struct cluster_node *n, int nth, char out[900]) {
   char dir[500];
   struct dirent **all;
   log_dir(n, dir);
   int count = scandir(dir, &all, is_segment, by_name);
   ck_assert_int_gt(count, 3);
-  int pick = nth < 0 ? count + nth : nth;
-  ck_assert_int_lt(pick, count);
+  int used = count;
+  snprintf(out, 900, "%s/%s", dir, all[used - 1]->d_name);
+  if (!blocks_in(out, 1)) used--;
+  int pick = nth < 0 ? used + nth : nth;
+  ck_assert_int_lt(pick, used);
   snprintf(out, 900, "%s/%s", dir, all[pick]->d_name);
   for (int i = 0; i < count; i++) free(all[i]);
   free(all);
@@ -126,25 +148,6 @@ static uint64_t flip_block(const char *path, uint64_t off) {
   close(fd);
   flip(path, at + WAL_BLOCK_HEADER_BYTES + 2);
   return at + block_total_bytes(&h);
-}
-
-/* Has the segment more than one block? How big they are depends on what met in a group. */
-static bool has_two_blocks(const char *path) {
-  uint8_t head[WAL_BLOCK_HEADER_BYTES];
-  struct block_header h;
-  struct mark_frame m;
-  unsigned blocks = 0;
-  int fd = open(path, O_RDONLY);
-  ck_assert_int_ge(fd, 0);
-  for (uint64_t at = WAL_SEGMENT_HEADER_BYTES; blocks < 2;) {
-    if (pread(fd, head, sizeof head, (off_t)at) != sizeof head) break;
-    bool mark = mark_decode(head, &m);
-    if (!mark && block_header_decode(head, &h)) break;
-    at += mark ? WAL_MARK_BYTES : block_total_bytes(&h);
-    blocks += !mark;
-  }
-  close(fd);
-  return blocks == 2;
 }
 
 static void copy_dir(const char *from, const char *to) {
@@ -195,7 +198,7 @@ static bool repaired(struct cluster_node *n, const dw_status *s, uint64_t count)
 START_TEST(a_follower_repairs_blocks_and_headers_from_its_primary_before_it_opens) {
   char path[900];
   start();
-  for (unsigned i = 1500; segment_path(f1, -1, path), !has_two_blocks(path); i += 20) {
+  for (unsigned i = 1500; segment_path(f1, -1, path), blocks_in(path, 2) < 2; i += 20) {
     fill(p, i, 20, 400);
     await_same(p, f1);
   }
