@@ -742,6 +742,39 @@ START_TEST(segments_are_recycled_once_the_store_has_persisted_them) {
 }
 END_TEST
 
+START_TEST(what_can_not_be_kept_completely_is_parted_with_only_by_leave) {
+  options.segment_bytes = 65536;
+  options.memtable_bytes = 65536;
+  open_engine();
+  char val[4096];
+  for (size_t i = 0; i < sizeof val; i++) val[i] = (char)rand();
+  dw_write_options wo = {.durability = DW_DURABILITY_OS};
+  dw_status s;
+  int i = 0;
+  do {
+    ck_assert_int_eq(dw_put(e, &wo, &i, sizeof i, val, sizeof val, NULL), DW_OK);
+    dw_status_get(e, &s);
+  } while (++i < 200000 && s.oldest_lsn < 100);
+  struct hash128 cluster;
+  memcpy(cluster.b, s.cluster_id, 16);
+  struct engine_parting at_its_beginning = {.at = wal_genesis(&cluster), .peer_id = 9, .rejoin = true};
+  struct engine_parted kept = {0};
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_INVALID); /* a primary parts with nothing */
+  close_engine();
+  options.role = DW_FOLLOWER;
+  open_engine();
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_DIVERGED);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "can't be kept completely"));
+  ck_assert_int_eq(engine_install(e, &cluster, &at_its_beginning.at), DW_DIVERGED); /* so nothing may replace it */
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.diverged_files, 1); /* what is left of it */
+  ck_assert(s.diverged_commits > 0 && s.diverged_commits < s.written_lsn);
+  at_its_beginning.incomplete_will_do = true;
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_OK);
+  ck_assert(!kept.complete && kept.commits == s.diverged_commits);
+}
+END_TEST
+
 static uint64_t hasty_clock(struct env *env) {
   static uint64_t now = 1000000000;
   (void)env;
@@ -885,6 +918,7 @@ int main(void) {
   tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
+  tcase_add_test(t, what_can_not_be_kept_completely_is_parted_with_only_by_leave);
   tcase_add_test(t, an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed);
   tcase_add_test(t, the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged);
   suite_add_tcase(s, t);
