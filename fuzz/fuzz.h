@@ -26,6 +26,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define CHECK(cond) ((cond) ? (void)0 : fuzz_failed(__FILE__, __LINE__, #cond))
 _Noreturn void fuzz_failed(const char *file, int line, const char *what);
 
+/* For what only checks: libFuzzer's counters in it would find paths of the check, and cost more than what is checked. */
+#ifdef __clang__
+#define UNCOUNTED __attribute__((no_sanitize("coverage"), noinline)) /* inlined it would be counted */
+#else
+#define UNCOUNTED
+#endif
+
 /* The input as a sequence of choices. At its end everything is 0 and feed_left says so. */
 struct feed {
   const uint8_t *p;

@@ -400,14 +400,21 @@ static const char *const config_rows[][2] = {
 
 /* A request, then the status as fuzz_http.c reads it. */
 static void http(void) {
-  static const char *const paths[] = {"/", "/status", "/metrics", "/healthz", "/readyz", "/nosuch"};
+  static const char *const paths[] = {"/",       "/status", "/metrics", "/healthz",
+                                      "/readyz", "/nosuch", "/primary", "/replica"};
   static const char status[] = "\x60\x04\x02"
                                "eu\x0b"
                                "127.0.0.1:1\x03"
                                "bad"
                                "\x01\0\0\0\0\0\0\0\x02\0\xff\xff\xff\xff\xff\xff\xff\xff\x09\0\0\0\0\0\0\0\x01"
                                "\x02\"\\\x03"
-                               "a:1\x02\0\0\0\0\0\0\0\x04\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0";
+                               "a:1\x02\0\0\0\0\0\0\0\x04\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0"
+                               "\0\x0b\x03"
+                               "c:1\x02ok\x09\x01\x03"
+                               "d:1\x03"
+                               "e:1\x01x\x05\0\x01\x01\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0"
+                               "\x2b\x07\0\0\0\0\0\0\0\x03"
+                               "f:1\x03g:1\x02no\x02up";
   for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
     for (unsigned role = 0; role < 2; role++) {
       struct buf b = {0};

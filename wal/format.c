@@ -11,9 +11,7 @@
  * every reserved byte: what a writer of this version can't have written is not valid. */
 
 static bool all_zero(const uint8_t *p, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (p[i]) return false;
-  return true;
+  return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0); /* each byte is as the one before it */
 }
 
 /* ---- segment header -------------------------------------------------------------------------- */

@@ -113,10 +113,10 @@ static void node_lines(FILE *f, const cJSON *o) {
 
 static void fill_row(char row[COLUMNS][CELL], const cJSON *f) {
   char n[32];
-  snprintf(row[0], CELL, "%s", text_of(f, "node_id"));
-  snprintf(row[1], CELL, "%s", *text_of(f, "region") ? text_of(f, "region") : "-");
-  snprintf(row[2], CELL, "%s", *text_of(f, "address") ? text_of(f, "address") : "-");
-  snprintf(row[3], CELL, "%s", text_of(f, "state"));
+  text_clean(row[0], CELL, text_of(f, "node_id")); /* which cuts between characters */
+  text_clean(row[1], CELL, *text_of(f, "region") ? text_of(f, "region") : "-");
+  text_clean(row[2], CELL, *text_of(f, "address") ? text_of(f, "address") : "-");
+  text_clean(row[3], CELL, text_of(f, "state"));
   snprintf(row[4], CELL, "%s", number_of(f, "received_lsn", n));
   snprintf(row[5], CELL, "%s", number_of(f, "durable_lsn", n));
   snprintf(row[6], CELL, "%s", number_of(f, "applied_lsn", n));

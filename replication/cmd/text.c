@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Length of the well-formed character at p, 0 if there is none. */
+/* Length of the well-formed character at p, 0 if there is none that prints. U+0080 to U+009F are control characters
+ * too: terminals take U+009B for the beginning of an escape sequence. */
 static size_t utf8_char(const unsigned char *p, size_t n) {
   unsigned char c = p[0];
   if (c < 0x20 || c == 0x7f) return 0;
@@ -12,8 +13,8 @@ static size_t utf8_char(const unsigned char *p, size_t n) {
   if (c < 0xc2 || c > 0xf4 || n < len) return 0;
   for (size_t i = 1; i < len; i++)
     if ((p[i] & 0xc0) != 0x80) return 0;
-  if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) ||
-      (c == 0xf4 && p[1] > 0x8f))
+  if ((c == 0xc2 && p[1] < 0xa0) || (c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) ||
+      (c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f))
     return 0;
   return len;
 }
@@ -40,8 +41,8 @@ void text_clean(char *dst, size_t cap, const char *src) {
 }
 
 void text_printable(char *s) {
-  for (; *s; s++)
-    if ((unsigned char)*s < 0x20 || *s == 0x7f) *s = '?';
+  for (size_t n = strlen(s), len; n; s += len, n -= len)
+    if (!(len = utf8_char((const unsigned char *)s, n))) *s = '?', len = 1;
 }
 
 void text_bytes(char *dst, size_t cap, double bytes) {

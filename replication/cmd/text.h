@@ -9,7 +9,7 @@
 bool text_is_utf8(const char *, size_t n);
 /* Copies a string, each byte that spoils it as UTF-8 text replaced with '?'. Always terminated. */
 void text_clean(char *dst, size_t cap, const char *src);
-/* In place: control characters become '?'; one line stays one line. */
+/* The same in place; one line stays one line. */
 void text_printable(char *);
 /* "1.5 MB": decimal units, three digits or so. */
 void text_bytes(char *dst, size_t cap, double bytes);

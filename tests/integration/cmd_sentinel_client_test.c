@@ -23,7 +23,7 @@ static void setup(void) {
   int bound[NODES];
   cluster_init(&cluster);
   for (int i = 0; i < NODES; i++) {
-    char list[40];
+    char list[sizeof cluster.node[0].listen + 1];
     ck_assert_int_eq(net_bind("127.0.0.1:0", &bound[i], &port[i]), DW_OK);
     snprintf(client_address[i], sizeof client_address[i], "127.0.0.1:%u", port[i]);
     snprintf(list, sizeof list, "%s%s", i ? "," : "", cluster.node[i].listen);

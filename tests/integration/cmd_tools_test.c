@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "replication/cmd/cli.h"
 #include "replication/cmd/daemon.h"
 #include "tests/support/check_main.h"
+#include "tests/support/ports.h"
 #include "wal/base/env.h"
 
 #define AWAIT_S 30
@@ -64,8 +66,7 @@ static pid_t start(const char *name, program main_fn, const char *line) {
     dup2(open(out, O_WRONLY | O_CREAT | O_APPEND, 0644), STDOUT_FILENO);
     dup2(open(err, O_WRONLY | O_CREAT | O_APPEND, 0644), STDERR_FILENO);
     int code = main_fn(argc, argv);
-    fflush(NULL);
-    _exit(code);
+    exit(code); /* not _exit: sanitizers look for leaks then, gcov writes what ran */
   }
   free(words);
   return pid;
@@ -121,9 +122,13 @@ static int port_of(const char *log, const char *what) {
   return atoi(p + strcspn(p, ": ") + 1);
 }
 
-static const char *fmt(const char *format, int a) {
+static const char *fmt(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static const char *fmt(const char *format, ...) {
   static char text[400];
-  snprintf(text, sizeof text, format, a);
+  va_list ap;
+  va_start(ap, format);
+  vsnprintf(text, sizeof text, format, ap);
+  va_end(ap);
   return text;
 }
 
@@ -399,6 +404,65 @@ START_TEST(damage_is_named_with_who_could_repair_it_and_then_repaired) {
 }
 END_TEST
 
+/* What `status --json` of the node at this port says, awaited. */
+static void await_status(int resp, const char *want) {
+  for (int i = 0; i < AWAIT_S * 20; i++) {
+    if (run("s", cli_status, fmt("%d --json", resp)) == EXIT_OK && strstr(slurp("s.out"), want)) return;
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+  }
+  ck_abort_msg("the node never said %s: %s%s", want, slurp("s.out"), slurp("s.err"));
+}
+
+static void succeeds(program main_fn, const char *line, const char *says) {
+  ck_assert_msg(run("x", main_fn, line) == EXIT_OK, "%s: %s", line, slurp("x.err"));
+  ck_assert_msg(strstr(slurp("x.out"), says) != NULL, "%s: %s", line, slurp("x.out"));
+}
+
+static void fails(program main_fn, const char *line, const char *says) {
+  ck_assert_msg(run("x", main_fn, line) == EXIT_RUNTIME, "%s: %s", line, slurp("x.out"));
+  ck_assert_msg(strstr(slurp("x.err"), says) != NULL, "%s: %s", line, slurp("x.err"));
+  ck_assert_int_eq(line_count("x.err"), 1);
+}
+
+START_TEST(the_tool_hands_over_lets_follow_and_promotes) {
+  int at_a = test_pick_port(), at_b = test_pick_port();
+  pid_t a = start("a", run_primary,
+                  fmt("--data a --listen 127.0.0.1:%d --peers 127.0.0.1:%d --resp 0 --mode sync", at_a, at_b));
+  int ra = port_of("a.err", "resp");
+  pid_t b = start(
+      "b", run_follower,
+      fmt("--data b --primary 127.0.0.1:%d --listen 127.0.0.1:%d --peers 127.0.0.1:%d --resp 0", at_a, at_b, at_a));
+  int rb = port_of("b.err", "resp");
+  await_text("a.err", "has caught up");
+  write_text("index", index_text);
+  ck_assert_int_eq(run("l", cli_load, fmt("%d index", ra)), EXIT_OK);
+
+  fails(cli_switchover, fmt("%d %d", rb, ra), "is no primary, but a follower");
+  fails(cli_switchover, fmt("%d 1", ra), "127.0.0.1:1");
+  succeeds(cli_switchover, fmt("%d %d --timeout 20000", ra, rb), "OK epoch=");
+  await_status(rb, "\"role\":\"primary\"");
+  await_status(ra, "\"primary_state\":\"streaming\"");
+  write_text("more.tsv", "k\tv\n");
+  ck_assert_int_eq(run("l", cli_load, fmt("%d more.tsv", rb)), EXIT_OK);
+  ck_assert_int_eq(run("l", cli_load, fmt("%d more.tsv", ra)), EXIT_RUNTIME);
+  ck_assert_ptr_nonnull(strstr(slurp("l.err"), "READONLY"));
+  fails(cli_promote, fmt("%d", rb), "primary");
+
+  succeeds(cli_follow, fmt("%d nobody", ra), "OK");
+  await_status(ra, "\"primary\":\"\",\"primary_state\":\"disconnected\"");
+  succeeds(cli_follow, fmt("%d 127.0.0.1:%d", ra, at_b), "OK");
+  await_status(ra, "\"primary_state\":\"streaming\"");
+
+  kill(b, SIGKILL);
+  ck_assert_int_eq(finish(b), -SIGKILL);
+  fails(cli_promote, fmt("%d --max-lag 1", ra), "old"); /* nobody tells how old its data is */
+  succeeds(cli_promote, fmt("%d --max-lag 86400000 --timeout 20000", ra), "OK epoch=");
+  await_status(ra, "\"term\":2,");
+  await_status(ra, "\"writable\":true");
+  stop(a);
+}
+END_TEST
+
 START_TEST(wrong_usage_of_the_tool_is_exit_code_2) {
   static const struct {
     program main_fn;
@@ -420,6 +484,23 @@ START_TEST(wrong_usage_of_the_tool_is_exit_code_2) {
       {cli_load, "1 .", ". is a directory", EXIT_RUNTIME, 1},
       {cli_load, "1 x --format=csv --pipeline=0", "none of deb822, tsv or resp", EXIT_CONFIG, 2},
       {cli_checksum, "nohost", "host:port", EXIT_CONFIG, 1},
+      {cli_promote, "", "too few arguments", EXIT_CONFIG, 1},
+      {cli_promote, "1 --max-lag 0", "--max-lag: '0' is not a time in ms", EXIT_CONFIG, 1},
+      {cli_promote, "1 --timeout=soon", "--timeout: 'soon' is not a time in ms", EXIT_CONFIG, 1},
+      {cli_promote, "1 --force=yes", "--force: takes no value", EXIT_CONFIG, 1},
+      {cli_promote, "1", "Connection refused", EXIT_RUNTIME, 1},
+      {cli_switchover, "1", "too few arguments", EXIT_CONFIG, 1},
+      {cli_switchover, "1 2 3", "unexpected argument '3'", EXIT_CONFIG, 1},
+      {cli_switchover, "1 2 --timeout 86400001", "--timeout: '86400001'", EXIT_CONFIG, 1},
+      {cli_switchover, "1 a:b:c", "brackets", EXIT_CONFIG, 1},
+      {cli_switchover, "1 2", "Connection refused", EXIT_RUNTIME, 1},
+      {cli_follow, "1", "too few arguments", EXIT_CONFIG, 1},
+      {cli_follow, "1 a:b:c", "brackets", EXIT_CONFIG, 1},
+      {cli_follow, "1 nobody", "Connection refused", EXIT_RUNTIME, 1},
+      {cli_pause, "--cluster-name c", "--coordinator and --cluster-name are needed", EXIT_CONFIG, 1},
+      {cli_resume, "--coordinator=etcd://127.0.0.1:1 --cluster-name=c", "onnect", EXIT_RUNTIME, 1},
+      {cli_audit, "look f", "unknown command 'look': verify", EXIT_CONFIG, 1},
+      {cli_audit, "verify nothing", "nothing", EXIT_RUNTIME, 1},
   };
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     ck_assert_msg(run("x", wrong[i].main_fn, wrong[i].line) == wrong[i].code, "%s: %s", wrong[i].line, slurp("x.err"));
@@ -441,6 +522,7 @@ int main(void) {
   tcase_add_test(t, a_log_is_verified_and_dumped_alive_dead_and_damaged);
   tcase_add_test(t, dump_from_an_lsn_begins_there_even_inside_a_block);
   tcase_add_test(t, damage_is_named_with_who_could_repair_it_and_then_repaired);
+  tcase_add_test(t, the_tool_hands_over_lets_follow_and_promotes);
   tcase_add_test(t, wrong_usage_of_the_tool_is_exit_code_2);
   suite_add_tcase(s, t);
   return check_main(s);

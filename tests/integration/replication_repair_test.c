@@ -1,15 +1,19 @@
 /* Bytes rot in the logs of real nodes: at start and while they run, followers and primaries are repaired from each
  * other, and only from those that really have the same history.
  */
+#include <arpa/inet.h>
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include "replication/fetcher.h"
 #include "tests/support/cluster.h"
 #include "wal/base/bytes.h"
 #include "wal/base/env.h"
@@ -76,15 +80,37 @@ static int is_segment(const struct dirent *d) {
   return strstr(d->d_name, ".wal") != NULL;
 }
 
-/* Path of the nth segment, -1: the newest. */
+/* Blocks of a segment, so many at most. How big they are depends on what met in a group. */
+static unsigned blocks_in(const char *path, unsigned most) {
+  uint8_t head[WAL_BLOCK_HEADER_BYTES];
+  struct block_header h;
+  struct mark_frame m;
+  unsigned blocks = 0;
+  int fd = open(path, O_RDONLY);
+  ck_assert_int_ge(fd, 0);
+  for (uint64_t at = WAL_SEGMENT_HEADER_BYTES; blocks < most;) {
+    if (pread(fd, head, sizeof head, (off_t)at) != sizeof head) break;
+    bool mark = mark_decode(head, &m);
+    if (!mark && block_header_decode(head, &h)) break;
+    at += mark ? WAL_MARK_BYTES : block_total_bytes(&h);
+    blocks += !mark;
+  }
+  close(fd);
+  return blocks;
+}
+
+/* Path of the nth segment, -1: the newest of those with blocks: the last commit may just have filled one. */
 static void segment_path(const struct cluster_node *n, int nth, char out[900]) {
   char dir[500];
   struct dirent **all;
   log_dir(n, dir);
   int count = scandir(dir, &all, is_segment, by_name);
   ck_assert_int_gt(count, 3);
-  int pick = nth < 0 ? count + nth : nth;
-  ck_assert_int_lt(pick, count);
+  int used = count;
+  snprintf(out, 900, "%s/%s", dir, all[used - 1]->d_name);
+  if (!blocks_in(out, 1)) used--;
+  int pick = nth < 0 ? used + nth : nth;
+  ck_assert_int_lt(pick, used);
   snprintf(out, 900, "%s/%s", dir, all[pick]->d_name);
   for (int i = 0; i < count; i++) free(all[i]);
   free(all);
@@ -122,25 +148,6 @@ static uint64_t flip_block(const char *path, uint64_t off) {
   close(fd);
   flip(path, at + WAL_BLOCK_HEADER_BYTES + 2);
   return at + block_total_bytes(&h);
-}
-
-/* Has the segment more than one block? How big they are depends on what met in a group. */
-static bool has_two_blocks(const char *path) {
-  uint8_t head[WAL_BLOCK_HEADER_BYTES];
-  struct block_header h;
-  struct mark_frame m;
-  unsigned blocks = 0;
-  int fd = open(path, O_RDONLY);
-  ck_assert_int_ge(fd, 0);
-  for (uint64_t at = WAL_SEGMENT_HEADER_BYTES; blocks < 2;) {
-    if (pread(fd, head, sizeof head, (off_t)at) != sizeof head) break;
-    bool mark = mark_decode(head, &m);
-    if (!mark && block_header_decode(head, &h)) break;
-    at += mark ? WAL_MARK_BYTES : block_total_bytes(&h);
-    blocks += !mark;
-  }
-  close(fd);
-  return blocks == 2;
 }
 
 static void copy_dir(const char *from, const char *to) {
@@ -191,7 +198,7 @@ static bool repaired(struct cluster_node *n, const dw_status *s, uint64_t count)
 START_TEST(a_follower_repairs_blocks_and_headers_from_its_primary_before_it_opens) {
   char path[900];
   start();
-  for (unsigned i = 1500; segment_path(f1, -1, path), !has_two_blocks(path); i += 20) {
+  for (unsigned i = 1500; segment_path(f1, -1, path), blocks_in(path, 2) < 2; i += 20) {
     fill(p, i, 20, 400);
     await_same(p, f1);
   }
@@ -327,6 +334,108 @@ START_TEST(the_second_peer_is_asked_when_the_first_cannot_help) {
 }
 END_TEST
 
+/* ---- who asks, as bytes on a socket ------------------------------------------------------------------------ */
+
+struct asker {
+  int fd;
+  struct fetcher *f;
+};
+
+static void ask_connect(struct asker *a, const dw_status *s, uint32_t max_bytes) {
+  struct fetcher_config cfg = {.node_id = 90, .max_bytes = max_bytes};
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(p->port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  memcpy(cfg.cluster_id.b, s->cluster_id, 16);
+  ck_assert_int_eq(fetcher_create(&cfg, &a->f), DW_OK);
+  a->fd = socket(AF_INET, SOCK_STREAM, 0);
+  ck_assert_int_eq(connect(a->fd, (struct sockaddr *)&at, sizeof at), 0);
+}
+
+static void ask_end(struct asker *a) {
+  close(a->fd);
+  fetcher_destroy(a->f);
+}
+
+/* One question from the log's beginning, its answer. */
+static enum fetch_state ask(struct asker *a, const struct wal_pos *from, dw_lsn upto) {
+  struct iovec iov[8];
+  uint8_t in[4096];
+  fetcher_ask(a->f, from, upto);
+  for (int n; (n = fetcher_output(a->f, iov, 8)) > 0;) {
+    ssize_t put = writev(a->fd, iov, n);
+    ck_assert_int_gt(put, 0);
+    fetcher_drained(a->f, (size_t)put);
+  }
+  while (fetcher_state(a->f) == FETCH_ASKED) {
+    ssize_t got = recv(a->fd, in, sizeof in, 0);
+    if (got > 0)
+      fetcher_input(a->f, in, (size_t)got);
+    else
+      fetcher_eof(a->f, "closed");
+  }
+  return fetcher_state(a->f);
+}
+
+/* Blocks and bytes of the answer; their end becomes *pos. */
+static size_t take(struct asker *a, struct wal_pos *pos, size_t *bytes) {
+  struct wal_block **blocks;
+  size_t n;
+  fetcher_take(a->f, &blocks, &n);
+  *bytes = 0;
+  for (size_t i = 0; i < n; i++) {
+    *bytes += block_total_bytes(&blocks[i]->h);
+    *pos = (struct wal_pos){block_last_lsn(&blocks[i]->h), blocks[i]->h.epoch, blocks[i]->h.chain};
+    wal_block_unref(blocks[i]);
+  }
+  free(blocks);
+  return n;
+}
+
+START_TEST(an_answer_keeps_to_its_bound_and_a_third_asker_at_once_is_refused) {
+  struct asker a, b, more;
+  struct hash128 cluster;
+  dw_status s;
+  size_t bytes, most = 0, largest = 0;
+  const char *why;
+  node_open(p);
+  for (unsigned i = 0; i < 60; i++) node_fill(p, i, 1, 50);
+  node_status(p, &s);
+  memcpy(cluster.b, s.cluster_id, 16);
+  struct wal_pos pos = wal_genesis(&cluster);
+  ask_connect(&a, &s, 1);
+  ask_connect(&b, &s, 1001);
+  ck_assert_int_eq(ask(&a, &pos, s.written_lsn), FETCH_READY); /* one block in any case */
+  ck_assert_uint_eq(take(&a, &pos, &bytes), 1);
+  while (pos.lsn < s.written_lsn) {
+    ck_assert_int_eq(ask(&b, &pos, s.written_lsn), FETCH_READY);
+    size_t n = take(&b, &pos, &bytes);
+    ck_assert_uint_ge(n, 1);
+    ck_assert_msg(bytes <= 1001 || n == 1, "%zu blocks of %zu bytes", n, bytes);
+    if (n > most) most = n;
+    if (bytes > largest) largest = bytes;
+  }
+  ck_assert_uint_gt(most, 1);
+  ck_assert_uint_le(largest, 1001);
+
+  ask_connect(&more, &s, 0);
+  pos = wal_genesis(&cluster);
+  ck_assert_int_eq(ask(&more, &pos, s.written_lsn), FETCH_FAILED);
+  ck_assert_int_eq(fetcher_error(more.f, &why), DW_STALE);
+  ck_assert_msg(strstr(why, "2 nodes repair their logs from here already") != NULL, "%s", why);
+  ask_end(&more);
+  ask_end(&a); /* makes room, as soon as its end is seen */
+  bool ready = false;
+  for (int i = 0; !ready && i < 3000; i++) {
+    ask_connect(&more, &s, 0);
+    pos = wal_genesis(&cluster);
+    ready = ask(&more, &pos, s.written_lsn) == FETCH_READY;
+    if (ready) ck_assert_uint_gt(take(&more, &pos, &bytes), 1);
+    ask_end(&more);
+  }
+  ck_assert(ready);
+  ask_end(&b);
+}
+END_TEST
+
 /* ---- running ------------------------------------------------------------------------------------------ */
 
 START_TEST(a_running_follower_finds_and_repairs_rot_in_old_segments) {
@@ -422,6 +531,7 @@ int main(void) {
   tcase_add_test(t, a_peer_of_another_history_puts_nothing_back);
   tcase_add_test(t, a_foreign_cluster_gives_nothing);
   tcase_add_test(t, the_second_peer_is_asked_when_the_first_cannot_help);
+  tcase_add_test(t, an_answer_keeps_to_its_bound_and_a_third_asker_at_once_is_refused);
   tcase_add_test(t, a_running_follower_finds_and_repairs_rot_in_old_segments);
   tcase_add_test(t, a_running_primary_is_repaired_from_a_follower_while_it_writes);
   tcase_add_test(t, a_follower_that_needs_a_damaged_segment_gets_it_after_the_repair);

@@ -61,7 +61,9 @@ void cluster_of_three(struct cluster *c) {
     n->opt.listen = n->listen;
     n->opt.mode = DW_SYNC;
     n->opt.acks = 1;
-    snprintf(n->peers, sizeof n->peers, "%s,%s", c->node[(i + 1) % 3].listen, c->node[(i + 2) % 3].listen);
+    char others[sizeof n->peers]; /* not into the node at once: gcc at -O0 takes the nodes for overlapping */
+    snprintf(others, sizeof others, "%s,%s", c->node[(i + 1) % 3].listen, c->node[(i + 2) % 3].listen);
+    memcpy(n->peers, others, sizeof others);
     n->opt.peers = n->peers;
   }
 }

@@ -317,6 +317,16 @@ START_TEST(foreign_text_is_made_harmless) {
   ck_assert(!text_is_utf8("\xed\xa0\x80", 3));
   ck_assert(!text_is_utf8("\xf4\x90\x80\x80", 4));
   ck_assert(text_is_utf8("\xf0\x9f\x9a\x82", 4));
+  ck_assert(!text_is_utf8("\xc2\x9b", 2)); /* CSI: what an escape sequence may begin with, in one character */
+  ck_assert(text_is_utf8("\xc2\xa0", 2));
+  text_clean(out, sizeof out,
+             "a\xc2\x9b"
+             "2J");
+  ck_assert_str_eq(out, "a??2J");
+  char line[] = "\xc3\xa9\x1b[0m\x7f\xc2\x9b"
+                "2J\x9b\xe0\x80";
+  text_printable(line);
+  ck_assert_str_eq(line, "\xc3\xa9?[0m???2J???");
   text_bytes(out, sizeof out, 999.6);
   ck_assert_str_eq(out, "1.0 kB");
 }

@@ -29,6 +29,10 @@ static void teardown(void) {
   cluster_free(&cluster);
 }
 
+#define USAGE_PROMOTE "-ERR usage: DW.PROMOTE [FORCE] [HANDOVER] [MAXLAG ms] [TIMEOUT ms]\r\n"
+#define A63 "an-address-of-63-bytes-that-is-the-longest-that-can-be-told:637" /* DW_ADDRESS_BYTES - 1 */
+#define A64 A63 "0"
+
 static const struct {
   const char *say, *hear;
 } rows[] = {
@@ -163,6 +167,17 @@ static const struct {
      "followers, 0 connected: nothing was logged)\r\n$-1\r\n"},
     {"SET a 1\r\nDW.WAIT 1\r\nDW.WAIT 0\r\nDW.WAIT x\r\n",
      "+OK\r\n+OK\r\n-ERR LSN 0 is no commit\r\n-ERR usage: DW.WAIT lsn [ms]\r\n"},
+    /* what operators type */
+    {"DW.PROMOTE FOO\r\nDW.PROMOTE MAXLAG\r\nDW.PROMOTE MAXLAG 0\r\nDW.PROMOTE FORCE TIMEOUT 86400001\r\n",
+     USAGE_PROMOTE USAGE_PROMOTE USAGE_PROMOTE USAGE_PROMOTE},
+    {"DW.PROMOTE FORCE HANDOVER MAXLAG 5 TIMEOUT 5\r\n", "-ERR this node is the primary already\r\n"},
+    {"DW.FOLLOW\r\nDW.FOLLOW " A64 "\r\n",
+     "-ERR wrong number of arguments for 'dw.follow' command\r\n-ERR usage: DW.FOLLOW <host:port|NOBODY>\r\n"},
+    {"DW.FOLLOW " A63 "\r\n", "+OK\r\n"},
+    {"DW.REJOIN a b\r\nDW.REJOIN " A64 "\r\n",
+     "-ERR usage: DW.REJOIN [host:port]\r\n-ERR usage: DW.REJOIN [host:port]\r\n"},
+    {"DW.REJOIN\r\n", "-ERR no primary is named, and none is followed\r\n"},
+    {"DW.DIVERGED\r\nDW.DIVERGED x\r\n", "*0\r\n-ERR wrong number of arguments for 'dw.diverged' command\r\n"},
     {"DW.CHECKSUM\r\n", "*3\r\n:0\r\n:0\r\n$32\r\n99aa06d3014798d86001c324468d497f\r\n"},
 };
 

@@ -394,6 +394,37 @@ START_TEST(wrong_arguments_are_refused_by_name) {
 }
 END_TEST
 
+static void option_refused(dw_options o, const char *name) {
+  dw_engine *none;
+  ck_assert_msg(engine_open("/nonexistent/x", &o, &config, &none) == DW_INVALID, "%s: %s", name, dw_last_error());
+  ck_assert_msg(strstr(dw_last_error(), name) != NULL, "%s: %s", name, dw_last_error());
+}
+
+START_TEST(options_out_of_range_are_refused_by_name) {
+  static const char a63[] = "an-address-of-63-bytes-that-is-the-longest-that-can-be-told:637",
+                    a64[] = "6"
+                            "an-address-of-63-bytes-that-is-the-longest-that-can-be-told:637";
+  char region[DW_REGION_BYTES + 1];
+  memset(region, 'r', DW_REGION_BYTES);
+  region[DW_REGION_BYTES] = 0;
+  for (int i = 0; i < 5; i++) {
+    dw_options o = options;
+    o.client_address = a63;
+    if (i == 0) o.zstd_level = 20, option_refused(o, "zstd_level is 20");
+    if (i == 1) o.zstd_level = -6, option_refused(o, "zstd_level is -6");
+    if (i == 2) o.region = region, option_refused(o, "option region");
+    if (i == 3) o.client_address = a64, option_refused(o, "option client_address");
+    if (i == 4) o.primary = "127.0.0.1:1", o.role = DW_PRIMARY, option_refused(o, "option primary is set");
+  }
+  dw_options o = options; /* the last that are allowed get as far as the directory */
+  dw_engine *none;
+  o.zstd_level = 19;
+  o.client_address = a63;
+  o.region = region + 1;
+  ck_assert_int_eq(engine_open("/nonexistent/x", &o, &config, &none), DW_IO);
+}
+END_TEST
+
 START_TEST(a_foreign_directory_is_refused_and_left_alone) {
   char path[300];
   snprintf(path, sizeof path, "%s/precious", dir);
@@ -711,6 +742,39 @@ START_TEST(segments_are_recycled_once_the_store_has_persisted_them) {
 }
 END_TEST
 
+START_TEST(what_can_not_be_kept_completely_is_parted_with_only_by_leave) {
+  options.segment_bytes = 65536;
+  options.memtable_bytes = 65536;
+  open_engine();
+  char val[4096];
+  for (size_t i = 0; i < sizeof val; i++) val[i] = (char)rand();
+  dw_write_options wo = {.durability = DW_DURABILITY_OS};
+  dw_status s;
+  int i = 0;
+  do {
+    ck_assert_int_eq(dw_put(e, &wo, &i, sizeof i, val, sizeof val, NULL), DW_OK);
+    dw_status_get(e, &s);
+  } while (++i < 200000 && s.oldest_lsn < 100);
+  struct hash128 cluster;
+  memcpy(cluster.b, s.cluster_id, 16);
+  struct engine_parting at_its_beginning = {.at = wal_genesis(&cluster), .peer_id = 9, .rejoin = true};
+  struct engine_parted kept = {0};
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_INVALID); /* a primary parts with nothing */
+  close_engine();
+  options.role = DW_FOLLOWER;
+  open_engine();
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_DIVERGED);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "can't be kept completely"));
+  ck_assert_int_eq(engine_install(e, &cluster, &at_its_beginning.at), DW_DIVERGED); /* so nothing may replace it */
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.diverged_files, 1); /* what is left of it */
+  ck_assert(s.diverged_commits > 0 && s.diverged_commits < s.written_lsn);
+  at_its_beginning.incomplete_will_do = true;
+  ck_assert_int_eq(engine_part(e, &at_its_beginning, &kept), DW_OK);
+  ck_assert(!kept.complete && kept.commits == s.diverged_commits);
+}
+END_TEST
+
 static uint64_t hasty_clock(struct env *env) {
   static uint64_t now = 1000000000;
   (void)env;
@@ -842,6 +906,7 @@ int main(void) {
   tcase_add_test(t, the_applied_level_answers_once_followers_have_applied);
   tcase_add_test(t, semi_sync_degrades_after_its_time_out_and_says_so);
   tcase_add_test(t, wrong_arguments_are_refused_by_name);
+  tcase_add_test(t, options_out_of_range_are_refused_by_name);
   tcase_add_test(t, a_foreign_directory_is_refused_and_left_alone);
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
@@ -853,6 +918,7 @@ int main(void) {
   tcase_add_test(t, a_node_file_with_reserved_bytes_set_is_not_valid);
   tcase_add_test(t, an_iterator_sees_one_point_and_only_users_keys);
   tcase_add_test(t, segments_are_recycled_once_the_store_has_persisted_them);
+  tcase_add_test(t, what_can_not_be_kept_completely_is_parted_with_only_by_leave);
   tcase_add_test(t, an_epoch_record_that_the_store_has_not_persisted_is_not_trimmed);
   tcase_add_test(t, the_entries_of_a_new_directory_and_of_its_log_are_durable_before_anything_is_acknowledged);
   suite_add_tcase(s, t);
