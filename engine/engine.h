@@ -178,6 +178,7 @@ struct engine_parting {
 struct engine_parted {
   uint64_t commits; /* kept; 0: there was none */
   bool complete;
+  struct wal_pos common; /* the last boundary that both histories have, as far as this node can tell */
 };
 
 /* Drops the log's tail beyond p->at, after the commits in it were kept in DIR/diverged. DW_DIVERGED if that reaches

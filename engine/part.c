@@ -73,7 +73,8 @@ int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted
   }
   if (saved.name[0]) say(e, p, &saved);
   if (saved.name[0] && !saved.was_there) rc = part_count(e);
-  if (out) *out = (struct engine_parted){.commits = saved.header.commits, .complete = saved.header.complete};
+  const struct diverged_header *h = &saved.header;
+  if (out) *out = (struct engine_parted){h->commits, h->complete, h->complete ? h->from : h->parted};
   return rc;
 }
 
@@ -94,6 +95,8 @@ int engine_part(dw_engine *e, const struct engine_parting *p, struct engine_part
   pthread_mutex_lock(&e->mu);
   e->parted = true;
   e->parted_end = st.end;
+  e->parted_at = kept.common;
+  e->parted_will_do = p->incomplete_will_do;
   pthread_mutex_unlock(&e->mu);
   if (out) *out = kept;
   return DW_OK;
@@ -111,6 +114,45 @@ int part_check_install(dw_engine *e, const struct wal_pos *pos) {
   if (!back || kept) return DW_OK;
   return dw_fail(DW_DIVERGED, "LSN %llu is applied here, and what lies beyond LSN %llu was not kept", (ull)applied,
                  (ull)pos->lsn);
+}
+
+/* A new primary's commit mark lags a round trip, so its checkpoint may be older than the parting. What lies between
+ * them this node may have acknowledged, and its promise may be asked for before it comes again: so it goes from the old
+ * log into the new one, which begins at `pos`. */
+int part_carry(dw_engine *e, const struct wal_pos *pos, struct wal *to, uint64_t *bytes) {
+  struct wal_cursor *c;
+  struct wal_block *b;
+  pthread_mutex_lock(&e->mu);
+  bool back = e->parted && wal_pos_before(pos, &e->applied) && wal_pos_before(pos, &e->parted_at);
+  struct wal_pos end = e->parted_at, at = *pos;
+  bool will_do = e->parted_will_do;
+  pthread_mutex_unlock(&e->mu);
+  if (!back) return DW_OK;
+  int rc = wal_cursor_open(e->wal, pos, &c);
+  if (rc == DW_NOT_FOUND && will_do) {
+    engine_log(e, DW_LOG_WARN,
+               "LSN %llu to %llu are in both histories, but not in this log any more: until they come again "
+               "one node less has them",
+               (ull)pos->lsn + 1, (ull)end.lsn);
+    return DW_OK;
+  }
+  if (rc == DW_NOT_FOUND)
+    return dw_fail(
+        DW_DIVERGED,
+        "the checkpoint is of LSN %llu, histories parted after LSN %llu, and this log has been trimmed between "
+        "them: a later one will do, or rejoining by command",
+        (ull)pos->lsn, (ull)end.lsn);
+  if (rc) return rc;
+  while (rc == DW_OK && !hash128_eq(&at.chain, &end.chain)) {
+    rc = wal_cursor_next(c, end.lsn, &b);
+    if (rc) break;
+    rc = wal_append_sealed(to, &b, 1);
+    at = (struct wal_pos){block_last_lsn(&b->h), b->h.epoch, b->h.chain};
+    *bytes += block_total_bytes(&b->h);
+    wal_block_unref(b);
+  }
+  wal_cursor_close(c);
+  return rc ? rc : wal_sync(to, NULL);
 }
 
 int engine_diverged(dw_engine *e, diverged_fn fn, void *arg) {

@@ -499,6 +499,67 @@ START_TEST(a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept
 }
 END_TEST
 
+static void adopt_and_append(struct hash128 *cluster, struct wal_pos *pos, unsigned commits) {
+  *pos = wal_genesis(cluster);
+  ck_assert_int_eq(engine_adopt_cluster(e, cluster), DW_OK);
+  replica_append(pos, 1, NULL, 0);
+  while (commits--) replica_append(pos, 1, "\0\1\5\1\2\1k\0", 8);
+}
+
+/* A new primary's commit mark lags: its checkpoint may be older than the parting. This node may have acknowledged what
+ * lies between them. */
+START_TEST(an_older_checkpoint_does_not_cost_the_log_what_both_histories_have) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos, behind_2;
+  struct engine_positions p;
+  char path[300], incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  snprintf(path, sizeof path, "%s/from", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  adopt_and_append(&cluster, &pos, 1);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  dw_engine *from = e;
+  snprintf(path, sizeof path, "%s/to", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  adopt_and_append(&cluster, &pos, 2);
+  behind_2 = pos;
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 3);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_part(e, &(struct engine_parting){.at = behind_2, .peer_id = 9, .rejoin = true}, NULL), DW_OK);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+  ck_assert_msg(engine_install(e, &cluster, &copy.pos) == DW_OK, "%s", dw_last_error());
+  for (int again = 0; again < 2; again++) {
+    engine_positions(e, &p);
+    ck_assert_uint_eq(p.applied.lsn, 1);
+    ck_assert_uint_eq(p.tail.lsn, 2);
+    ck_assert_uint_eq(p.durable_lsn, 2);
+    ck_assert_uint_eq(p.epoch, 1);
+    ck_assert(hash128_eq(&p.tail.chain, &behind_2.chain));
+    close_engine();
+    ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  }
+  pos = behind_2;
+  replica_append(&pos, 2, NULL, 0); /* it goes on from there */
+  replica_append(&pos, 2, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 3);
+  while (engine_step(e)) {
+  }
+  engine_positions(e, &p);
+  ck_assert_uint_eq(p.applied.lsn, 3);
+  close_engine();
+  ck_assert_int_eq(engine_close(from), DW_OK);
+}
+END_TEST
+
 /* The epoch that a manifest names becomes the log's; the store that came with it knows better. */
 START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) {
   struct engine_checkpoint copy;
@@ -846,6 +907,7 @@ int main(void) {
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept);
+  tcase_add_test(t, an_older_checkpoint_does_not_cost_the_log_what_both_histories_have);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
   tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
   tcase_add_test(t, reads_go_on_while_checkpoints_replace_the_store);
