@@ -25,19 +25,24 @@ static int count_one(void *arg, const char *name, int rc, const struct diverged_
   return 0;
 }
 
-int part_count(dw_engine *e) {
-  struct counts c = {0};
-  int rc = diverged_list(e->env, e->dir, count_one, &c);
+static int recount(dw_engine *e, struct counts *c) {
+  int rc = diverged_list(e->env, e->dir, count_one, c);
   if (rc) return rc;
   pthread_mutex_lock(&e->mu);
-  e->diverged_files = c.files;
-  e->diverged_commits = c.commits;
+  e->diverged_files = c->files;
+  e->diverged_commits = c->commits;
   pthread_mutex_unlock(&e->mu);
-  if (c.files)
+  return DW_OK;
+}
+
+int part_count(dw_engine *e) {
+  struct counts c = {0};
+  int rc = recount(e, &c);
+  if (rc == DW_OK && c.files)
     engine_log(e, DW_LOG_WARN,
                "%s/%s holds %llu commits in %llu files that are not in the cluster's history: see `dabbawal diverged`",
                e->dir, DIVERGED_DIR, (ull)c.commits, (ull)c.files);
-  return DW_OK;
+  return rc;
 }
 
 static void say(dw_engine *e, const struct engine_parting *p, const struct diverged_saved *s) {
@@ -56,6 +61,7 @@ static void say(dw_engine *e, const struct engine_parting *p, const struct diver
 
 int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted *out) {
   struct diverged_saved saved;
+  struct counts counts = {0};
   struct diverged_header about = {.cluster_id = e->node.cluster_id,
                                   .incarnation = e->node.incarnation,
                                   .node_id = e->node.node_id,
@@ -66,13 +72,14 @@ int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
+    (void)recount(e, &counts); /* the file may be there: it was its sidecar that failed */
     engine_log(e, DW_LOG_ERROR,
                "histories parted after LSN %llu, but what only this node has can't be kept, so it stays as it is: %s",
                (ull)p->at.lsn, why);
     return dw_fail(rc, "%s", why);
   }
   if (saved.name[0]) say(e, p, &saved);
-  if (saved.name[0] && !saved.was_there) rc = part_count(e);
+  if (saved.name[0]) rc = saved.was_there ? recount(e, &counts) : part_count(e);
   const struct diverged_header *h = &saved.header;
   if (out) *out = (struct engine_parted){h->commits, h->complete, h->complete ? h->from : h->parted};
   return rc;
