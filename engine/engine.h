@@ -186,8 +186,8 @@ struct engine_parted {
  * DW_IO) nothing is cut. */
 int engine_replica_truncate(dw_engine *, const struct engine_parting *p);
 /* Keeps what lies behind p->at in DIR/diverged, durably: then a checkpoint may be installed that lacks it. Changes
- * nothing else, so it may be repeated. DW_DIVERGED: not all of it can be kept (see incomplete_will_do); DW_NO_SPACE,
- * DW_IO. Blocks on disk. Not beside engine_replica_append. */
+ * nothing else, so it may be repeated. DW_NOT_FOUND: p->at is no boundary of this log, so histories part before it;
+ * DW_DIVERGED: not all of it can be kept (see incomplete_will_do); DW_NO_SPACE, DW_IO. Blocks on disk. Not beside engine_replica_append. */
 int engine_part(dw_engine *, const struct engine_parting *p, struct engine_parted *out);
 /* What DIR/diverged holds, see diverged_list(). Reads the disk. */
 int engine_diverged(dw_engine *, diverged_fn, void *arg);

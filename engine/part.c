@@ -69,6 +69,7 @@ int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted
                                   .parted = p->at,
                                   .reason = p->rejoin ? DIVERGED_REJOIN : DIVERGED_CUT};
   int rc = diverged_save(e->env, e->dir, e->wal, &about, p->peer, &saved);
+  if (rc == DW_NOT_FOUND) return rc;
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);
