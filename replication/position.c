@@ -72,8 +72,18 @@ static int parting(const struct position_log *log, const struct wal_pos *at, str
   if (rc != DW_NOT_FOUND) return rc;
   *p = wal_genesis(&log->cluster_id);
   for (size_t i = 0; i < log->epoch_count && log->epochs[i].epoch <= at->epoch; i++) {
+    const struct epoch_record *e = &log->epochs[i];
     const struct wal_pos *end = i + 1 < log->epoch_count ? &log->epochs[i + 1].start : &log->tail;
-    *p = end->lsn <= at->lsn ? *end : *at;
+    if (e->start.lsn > at->lsn) break;
+    if (end->lsn <= at->lsn) {
+      *p = *end;
+    } else if (e->epoch == at->epoch) {
+      *p = *at;
+    } else { /* it left ours somewhere in this epoch: where, its own log tells, for it has no boundary of that chain
+                here */
+      *p = (struct wal_pos){at->lsn, e->epoch, end->chain};
+      break;
+    }
   }
   return DW_OK;
 }

@@ -20,6 +20,7 @@
  *
  * BOOTSTRAP names P, too, where anything of its log lies beyond our history: the follower keeps that in a file first.
  * If our log does not hold P any more, the history of epochs tells it: an epoch's end is the next one's start.
+ * Where it left ours inside of an epoch P's chain hash is not known: it gets one that no log has at that LSN.
  *
  * TRUNCATE(P) and the follower: it cuts back to P if P is one of its own boundaries and says HELLO with that tail (case
  * D follows). If it is not (two writers used the same epoch number), it says HELLO with `at` = its own last boundary of

@@ -288,6 +288,33 @@ START_TEST(where_the_parting_is_trimmed_the_epochs_tell_it) {
 }
 END_TEST
 
+/* An old primary lost the end of epoch 1 with its power and went on in an epoch of its own; ours went on to LSN 20 in
+ * epoch
+ * 1. Its end lies below that, so it looks like a place in our part of epoch 1, and is none. */
+START_TEST(an_epoch_that_is_not_ours_parts_within_the_one_before_it_and_not_at_its_own_end) {
+  teardown();
+  struct hash128 cluster = sim_id(7);
+  memlog_init(&ours, &cluster, NULL);
+  epoch_count = 0;
+  for (uint64_t e = 1; e <= 5; e += 4) {
+    epochs[epoch_count++] = (struct epoch_record){.epoch = e, .start = ours.end};
+    memlog_write(&ours, e, 0, 80, sim_async, e, 0);
+    for (int i = 0; i < 20; i++) memlog_write(&ours, e, 1, 80, sim_async, e * 100 + (uint64_t)i, 0);
+  }
+  for (int trimmed = 0; trimmed < 2; trimmed++) {
+    struct msg_hello h = at(other(15, 2), other(15, 2)); /* LSN 12 to 15 are of its epoch 2 */
+    h.rejoin = true;
+    struct position_decision d = decide(&h);
+    EXPECT(d, POSITION_BOOTSTRAP, 'G');
+    ck_assert_uint_eq(d.parted.lsn, 15);
+    ck_assert_uint_eq(d.parted.epoch, 1); /* so it looks for the end of its own part of epoch 1 */
+    ck_assert(!hash128_zero(&d.parted.chain));
+    ck_assert(!hash128_eq(&d.parted.chain, &h.tail.chain)); /* it would keep nothing of what is only there */
+    memlog_trim(&ours, 30);
+  }
+}
+END_TEST
+
 START_TEST(a_tail_that_a_checkpoint_replaces_is_told_also_without_a_rejoin) {
   struct wal_pos p5 = at_lsn(5), end_1 = epochs[1].start;
   memlog_trim(&ours, 25);
@@ -323,6 +350,7 @@ int main(void) {
   tcase_add_test(t, a_new_follower_starts_at_genesis_or_from_a_checkpoint);
   tcase_add_test(t, who_asks_to_rejoin_gets_a_checkpoint_and_is_told_where_histories_part);
   tcase_add_test(t, where_the_parting_is_trimmed_the_epochs_tell_it);
+  tcase_add_test(t, an_epoch_that_is_not_ours_parts_within_the_one_before_it_and_not_at_its_own_end);
   tcase_add_test(t, a_tail_that_a_checkpoint_replaces_is_told_also_without_a_rejoin);
   tcase_add_test(t, asking_to_rejoin_changes_nothing_where_there_is_nothing_to_part_with);
   tcase_add_test(t, a_boundary_of_ours_streams_from_there);
