@@ -36,7 +36,8 @@ struct follow_job {
   const struct ckpt_manifest *begin; /* the receiver's, valid until its answer */
   uint64_t *offsets, reused;
   struct engine_parting parting;
-  bool older; /* parting: it is no boundary of ours, `pos` is one to ask about */
+  struct wal_pos asked; /* where histories part was answered to this */
+  bool older;           /* parting: it is no boundary of ours, `pos` is one to ask about */
   uint32_t file;
   struct hash128 hash, cluster_id;
   struct wal_pos pos;
@@ -253,7 +254,7 @@ static void on_truncate(struct node *n, const struct wal_pos *to, uint64_t peer_
   serve_end_all(n, DW_STALE, "this node drops a part of its log: come back in a moment");
   int rc = engine_replica_truncate(n->e, &(struct engine_parting){.at = *to, .peer_id = peer_id, .peer = n->primary});
   if (rc) dw_error_copy(why, sizeof why);
-  if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, &at) == DW_OK) older = &at;
+  if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, NULL, &at) == DW_OK) older = &at;
   fill_position(n, &pos);
   log_replaced(n);
   receiver_truncated(n->follow->r, rc, &pos, older, why, node_now(n));
@@ -281,7 +282,7 @@ static int begin(struct ckpt_in *in, struct follow_job *j) {
 static int part(struct follow_job *j) {
   int rc = engine_part(j->n->e, &j->parting, NULL);
   if (rc != DW_NOT_FOUND) return rc;
-  j->older = position_older_wal(engine_wal(j->n->e), &j->parting.at, &j->pos) == DW_OK;
+  j->older = position_older_wal(engine_wal(j->n->e), &j->parting.at, &j->asked, &j->pos) == DW_OK;
   return j->older ? rc
                   : dw_fail(DW_IO, "LSN %llu is no boundary of this log, and no older one is held",
                             (unsigned long long)j->parting.at.lsn);
@@ -361,6 +362,7 @@ static void job_start(struct node *n) {
 static void on_part(struct node *n, const struct recv_action *a) {
   n->follow->job = (struct follow_job){.n = n,
                                        .task = TASK_PART,
+                                       .asked = a->part.asked,
                                        .parting = {.at = a->part.pos,
                                                    .peer_id = a->part.peer_id,
                                                    .peer = n->primary,

@@ -384,7 +384,7 @@ static bool next_storage(struct receiver *r, struct recv_action *a) {
   case RS_PART:
     *a = (struct recv_action){
         .type = RECV_PART,
-        .part = {r->cut, r->welcome.node_id, wal_pos_before(&r->cut, &r->pos.applied), r->cfg.rejoin_once}};
+        .part = {r->cut, r->welcome.node_id, wal_pos_before(&r->cut, &r->pos.applied), r->cfg.rejoin_once, r->at}};
     break;
   case RS_BEGIN: *a = (struct recv_action){.type = RECV_CKPT_BEGIN, .begin = m}; break;
   case RS_WRITE:

@@ -112,6 +112,7 @@ struct recv_action {
       uint64_t peer_id;
       bool rejoin; /* it lies before what is applied */
       bool incomplete_will_do;
+      struct wal_pos asked; /* what the HELLO had asked about */
     } part;
     const struct ckpt_manifest *begin;
     struct {
