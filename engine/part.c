@@ -14,12 +14,18 @@
 typedef unsigned long long ull;
 
 struct counts {
+  dw_engine *e;
   uint64_t files, commits;
 };
 
+/* What can't be read is no reason to stop: its commits are not counted, and it says so. */
 static int count_one(void *arg, const char *name, int rc, const struct diverged_header *h) {
   struct counts *c = arg;
-  (void)name, (void)rc;
+  char why[300];
+  if (rc) {
+    dw_error_copy(why, sizeof why);
+    engine_log(c->e, DW_LOG_ERROR, "%s/%s/%s: its commits are not counted: %s", c->e->dir, DIVERGED_DIR, name, why);
+  }
   c->files++;
   c->commits += h->commits;
   return 0;
@@ -36,7 +42,7 @@ static int recount(dw_engine *e, struct counts *c) {
 }
 
 int part_count(dw_engine *e) {
-  struct counts c = {0};
+  struct counts c = {.e = e};
   int rc = recount(e, &c);
   if (rc == DW_OK && c.files)
     engine_log(e, DW_LOG_WARN,
@@ -61,7 +67,7 @@ static void say(dw_engine *e, const struct engine_parting *p, const struct diver
 
 int part_keep(dw_engine *e, const struct engine_parting *p, struct engine_parted *out) {
   struct diverged_saved saved;
-  struct counts counts = {0};
+  struct counts counts = {.e = e};
   struct diverged_header about = {.cluster_id = e->node.cluster_id,
                                   .incarnation = e->node.incarnation,
                                   .node_id = e->node.node_id,
