@@ -93,8 +93,13 @@ static void report(const struct sim_stats *s, double took) {
          "lost 0\n",
          (ull)s->promotions, (ull)s->promotions_asked, (ull)s->handovers, (ull)s->handovers_asked, (ull)s->begun,
          (ull)s->forced, (ull)s->fencings, (ull)s->demotions, (ull)s->freezes, (ull)s->refollows, (ull)s->guarded);
-  printf("connections cut %llu, partitions %llu, bytes sent %.1f MB; followers refused as diverged %llu\n",
-         (ull)s->cuts, (ull)s->partitions, (double)s->bytes_sent / 1e6, (ull)s->refusals);
+  printf("connections cut %llu, partitions %llu, bytes sent %.1f MB\n", (ull)s->cuts, (ull)s->partitions,
+         (double)s->bytes_sent / 1e6);
+  printf(
+      "histories parted %llu times, %llu commits kept in files (%llu not complete: trimmed); applied commits gave way "
+      "%llu times; told to rejoin %llu, troubled %llu\n",
+      (ull)s->partings, (ull)s->kept_commits, (ull)s->partial, (ull)s->rejoined, (ull)s->refusals,
+      (ull)s->rejoin_trouble);
   printf("writes %llu: OK %llu, in doubt %llu, not done %llu; blocks %llu; reads %llu (stale %llu), iterators %llu\n",
          (ull)s->writes, (ull)s->acked, (ull)s->doubt, (ull)s->not_done, (ull)s->blocks, (ull)s->reads, (ull)s->stale,
          (ull)s->iterators);
