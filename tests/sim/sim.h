@@ -52,8 +52,8 @@ struct plan {
   bool crashes, power, wipes, partitions, cuts, disk_errors, full, rot, stalls, wall_jumps, failover;
   bool promotions; /* sim_roles.c */
   uint64_t role_gap_ns;
-  bool rejoins;          /* sim_rejoin.c */
-  uint32_t auto_rejoin;  /* nodes whose settings say so; bit: node */
+  bool rejoins;         /* sim_rejoin.c */
+  uint32_t auto_rejoin; /* nodes whose settings say so; bit: node */
   uint32_t rejoin_trouble_pct;
   struct disk_rates rates; /* while disk errors are on */
 };
@@ -73,7 +73,7 @@ struct rec {
   struct block_need need;
   struct wreq **who;                  /* per commit */
   uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
-  uint16_t kept; /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
+  uint16_t kept;         /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
   uint16_t saved, given; /* nodes that have it in a diverged file; that gave it up in their logs */
   uint32_t held;         /* stamp of the last look at a log that found it */
   bool committed;
@@ -201,9 +201,9 @@ struct sim_node {
   uint64_t ask_ns, ask_limit_ns, astray_ns, astray_wait_ns;
 
   /* rejoining, sim_rejoin.c */
-  int dial_to;          /* whom it asked last to be let in, and when */
+  int dial_to;                   /* whom it asked last to be let in, and when */
   uint64_t dial_ns, replaced_ns; /* replaced: when its log became another one, or lost its end */
-  uint32_t held_stamp;  /* of the look at what its log held before any of it went */
+  uint32_t held_stamp;           /* of the look at what its log held before any of it went */
   uint64_t told_ns;
   bool told_rejoin, keeping, switching, sealed, rotted, miscounted;
 
@@ -225,7 +225,8 @@ struct sim_stats {
   uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked,
       doubt, not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
   uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes,
-      refollows, partings, partial, rejoined, kept_commits, rejoin_trouble, guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
+      refollows, partings, partial, rejoined, kept_commits, rejoin_trouble,
+      guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
 };
 
 struct committed_at {
@@ -319,7 +320,7 @@ void faults_operate(struct world *); /* the operator looks at all nodes */
 void faults_end(struct world *);
 void faults_wipe(struct world *, struct sim_node *);
 void faults_disk(struct world *, struct sim_node *, bool full); /* errors for a while */
-void faults_disk_ends(struct world *, struct sim_node *); /* some time later its disk is well again */
+void faults_disk_ends(struct world *, struct sim_node *);       /* some time later its disk is well again */
 void faults_rot(struct world *, struct sim_node *);
 
 /* sim_roles.c */
