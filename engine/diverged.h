@@ -63,7 +63,8 @@ struct diverged_saved {
   bool was_there;
 };
 /* Keeps what `log` has behind about->parted, if there are commits in it. Of `about` ids, parted and reason are taken.
- * peer: its address, for the sidecar. Durable when it returns DW_OK, with its name. DW_NO_SPACE and other errors:
+ * peer: its address, for the sidecar. Durable when it returns DW_OK, with its name. DW_NOT_FOUND: parted is no boundary
+ * of this log, which goes back further: the peer has to be asked about an older one. DW_NO_SPACE and other errors:
  * nothing new is there. Reads and writes as much as there is: blocks. */
 int diverged_save(struct env *, const char *dir, struct wal *log, const struct diverged_header *about, const char *peer,
                   struct diverged_saved *out);

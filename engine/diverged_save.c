@@ -31,40 +31,15 @@ static bool same(const struct wal_pos *a, const struct wal_pos *b) {
 
 /* ---- where it begins --------------------------------------------------------------------------- */
 
-/* The first block behind pos: its epoch. */
-static int epoch_behind(struct wal *log, const struct wal_pos *pos, uint64_t *epoch) {
-  struct wal_cursor *c;
-  struct wal_block *b;
-  int rc = wal_cursor_open(log, pos, &c);
-  if (rc) return rc;
-  rc = wal_cursor_next(c, UINT64_MAX, &b);
-  wal_cursor_close(c);
-  if (rc) return rc;
-  *epoch = b->h.epoch;
-  wal_block_unref(b);
-  return DW_OK;
-}
-
-/* The boundary of ours that both histories surely have, if the one that the peer named is not ours. Within an epoch
- * there was one writer, so if our part of that epoch is the shorter one, its end is common. If it is not, two writers
- * have used one number: then everything from an older epoch's end on is kept, too much rather than too little. */
-static int common_boundary(struct wal *log, const struct wal_pos *parted, struct wal_pos *from) {
-  uint64_t next = 0;
-  int rc = wal_boundary_at_most(log, parted->epoch, parted->lsn, from);
-  if (rc == DW_OK) rc = epoch_behind(log, from, &next);
-  if (rc == DW_NOT_FOUND || (rc == DW_OK && next > parted->epoch)) return rc;
-  if (rc == DW_OK && parted->epoch == 0) return dw_fail(DW_NOT_FOUND, "no epoch before the first");
-  return rc ? rc : wal_boundary_at_most(log, parted->epoch - 1, parted->lsn, from);
-}
-
 static int begin_at(struct save *s, struct diverged_header *h, struct wal_cursor **c) {
   h->from = h->parted;
   h->complete = true;
   int rc = wal_cursor_open(s->log, &h->parted, c);
-  if (rc == DW_DIVERGED) {
-    rc = common_boundary(s->log, &h->parted, &h->from);
-    if (rc == DW_OK) rc = wal_cursor_open(s->log, &h->from, c);
-  }
+  /* Not ours: where our history leaves the peer's lies before it, and only the peer can tell. Unless all that it may be
+   * was trimmed: then nothing of what is left is common. */
+  if (rc == DW_DIVERGED && (rc = wal_boundary_at_most(s->log, h->parted.epoch, h->parted.lsn, &h->from)) == DW_OK)
+    return dw_fail(DW_NOT_FOUND, "LSN %llu of epoch %llu is no boundary of this log", (ull)h->parted.lsn,
+                   (ull)h->parted.epoch);
   for (int again = 0; rc == DW_NOT_FOUND && again < 4; again++) { /* trimmed: what is left */
     struct wal_stat st;
     wal_stat(s->log, &st);

@@ -189,6 +189,7 @@ struct engine_parting {
 struct engine_parted {
   uint64_t commits; /* kept; 0: there was none */
   bool complete;
+  struct wal_pos common; /* the last boundary that both histories have, as far as this node can tell */
 };
 
 /* Drops the log's tail beyond p->at, after the commits in it were kept in DIR/diverged. DW_DIVERGED if that reaches
@@ -196,8 +197,8 @@ struct engine_parted {
  * DW_IO) nothing is cut. */
 int engine_replica_truncate(dw_engine *, const struct engine_parting *p);
 /* Keeps what lies behind p->at in DIR/diverged, durably: then a checkpoint may be installed that lacks it. Changes
- * nothing else, so it may be repeated. DW_DIVERGED: not all of it can be kept (see incomplete_will_do); DW_NO_SPACE,
- * DW_IO. Blocks on disk. Not beside engine_replica_append. */
+ * nothing else, so it may be repeated. DW_NOT_FOUND: p->at is no boundary of this log, so histories part before it;
+ * DW_DIVERGED: not all of it can be kept (see incomplete_will_do); DW_NO_SPACE, DW_IO. Blocks on disk. Not beside engine_replica_append. */
 int engine_part(dw_engine *, const struct engine_parting *p, struct engine_parted *out);
 /* What DIR/diverged holds, see diverged_list(). Reads the disk. */
 int engine_diverged(dw_engine *, diverged_fn, void *arg);

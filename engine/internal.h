@@ -212,7 +212,8 @@ struct dw_engine {
   uint64_t commits;           /* answered DW_OK or applied, since open */
   uint64_t diverged_files, diverged_commits; /* mu; in DIR/diverged */
   bool parted;                               /* mu; what lies behind a parting, as far as parted_end, was kept */
-  struct wal_pos parted_end;
+  struct wal_pos parted_end, parted_at;      /* parted_at: the last boundary that both histories have */
+  bool parted_will_do;                       /* the log may have been trimmed behind it, or before */
 };
 
 #define QUEUE_MAX_BYTES (64u << 20)
@@ -304,6 +305,7 @@ int role_refuse_fenced(const dw_engine *, const char *what); /* DW_FENCED; mu he
 
 /* part.c */
 int part_count(dw_engine *);                                                          /* what DIR/diverged holds */
+int part_carry(dw_engine *, const struct wal_pos *pos, struct wal *to, uint64_t *bytes);
 int part_keep(dw_engine *, const struct engine_parting *, struct engine_parted *out); /* out may be NULL */
 int part_check_install(dw_engine *, const struct wal_pos *); /* DW_DIVERGED: it would lose what was not kept */
 

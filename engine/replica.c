@@ -256,6 +256,7 @@ struct install {
   char *staged, *store_dir, *wal_dir, *old_store_dir, *old_wal_dir;
   struct store_ref *store;
   struct wal *wal;
+  uint64_t carried; /* bytes that the log holds beyond the store's boundary */
   struct epoch_list epochs;
 };
 
@@ -309,7 +310,8 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
   rc = epochs_load(e, store, &in->epochs);
   if (rc) return rc;
   struct wal_recovery rec;
-  return engine_open_wal(e, &in->node, pos, pos, &rec, &in->wal);
+  rc = engine_open_wal(e, &in->node, pos, pos, &rec, &in->wal);
+  return rc ? rc : part_carry(e, pos, in->wal, &in->carried);
 }
 
 /* Makes NODE name the new generation. If that fails nobody can tell which one it names now (a rename may have come
@@ -351,14 +353,17 @@ static void install_switch(dw_engine *e, struct install *in, const struct wal_po
   e->node = in->node;
   e->applied = *pos;
   atomic_store_explicit(&e->applied_lsn, pos->lsn, memory_order_release);
-  e->epoch = pos->epoch;
   e->persisted_lsn = e->known_commit = pos->lsn;
   e->errors_outlived = 0; /* of the old store */
-  e->unapplied_bytes = 0;
+  e->unapplied_bytes = in->carried;
   e->parted = false;
   apply_works(e);
   gate_free(&e->gate);
   gate_init(&e->gate, pos->lsn, e->opt.ack_timeout_ms * 500000ull);
+  struct wal_stat st;
+  wal_stat(e->wal, &st);
+  gate_local(&e->gate, st.end.lsn, st.durable_lsn, mono_ns(e));
+  e->epoch = st.end.epoch;
 }
 
 int engine_install(dw_engine *e, const struct hash128 *cluster_id, const struct wal_pos *pos) {

@@ -209,6 +209,7 @@ static void adopt(struct talk *t, const struct hash128 *cluster, int rc) {
 }
 
 static void answer(struct talk *t, const struct recv_action *a, int rc) {
+  struct wal_pos older = memlog_bound(&t->log, t->log.first);
   switch (a->type) {
   case RECV_ADOPT: adopt(t, &a->adopt, rc); break;
   case RECV_APPEND: append(t, a, rc); break;
@@ -219,7 +220,7 @@ static void answer(struct talk *t, const struct recv_action *a, int rc) {
   case RECV_TRUNCATE: truncate_log(t, &a->truncate.pos, rc); break;
   case RECV_PART:
     CHECK(!hash128_zero(&a->part.pos.chain) && a->part.peer_id);
-    receiver_parted(t->r, rc, "fuzz", t->now);
+    receiver_parted(t->r, rc, t->log.n > t->log.first ? &older : NULL, "fuzz", t->now);
     break;
   case RECV_CKPT_BEGIN: ckpt_begin(t, a->begin, rc); break;
   case RECV_CKPT_WRITE: ckpt_write(t, a, rc); break;

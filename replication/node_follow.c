@@ -15,6 +15,7 @@
 
 #include "replication/checkpoint_reuse.h"
 #include "replication/node.h"
+#include "replication/position.h"
 #include "wal/base/status.h"
 
 #define RELAYS_MAX 4096u
@@ -35,6 +36,8 @@ struct follow_job {
   const struct ckpt_manifest *begin; /* the receiver's, valid until its answer */
   uint64_t *offsets, reused;
   struct engine_parting parting;
+  struct wal_pos asked; /* where histories part was answered to this */
+  bool older;           /* parting: it is no boundary of ours, `pos` is one to ask about */
   uint32_t file;
   struct hash128 hash, cluster_id;
   struct wal_pos pos;
@@ -251,7 +254,7 @@ static void on_truncate(struct node *n, const struct wal_pos *to, uint64_t peer_
   serve_end_all(n, DW_STALE, "this node drops a part of its log: come back in a moment");
   int rc = engine_replica_truncate(n->e, &(struct engine_parting){.at = *to, .peer_id = peer_id, .peer = n->primary});
   if (rc) dw_error_copy(why, sizeof why);
-  if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, &at) == DW_OK) older = &at;
+  if (rc == DW_NOT_FOUND && position_older_wal(engine_wal(n->e), to, NULL, &at) == DW_OK) older = &at;
   fill_position(n, &pos);
   log_replaced(n);
   receiver_truncated(n->follow->r, rc, &pos, older, why, node_now(n));
@@ -276,11 +279,20 @@ static int begin(struct ckpt_in *in, struct follow_job *j) {
   return rc ? rc : ckpt_in_reuse(in, j->begin, store, j->offsets, &j->reused);
 }
 
+static int part(struct follow_job *j) {
+  int rc = engine_part(j->n->e, &j->parting, NULL);
+  if (rc != DW_NOT_FOUND) return rc;
+  j->older = position_older_wal(engine_wal(j->n->e), &j->parting.at, &j->asked, &j->pos) == DW_OK;
+  return j->older ? rc
+                  : dw_fail(DW_IO, "LSN %llu is no boundary of this log, and no older one is held",
+                            (unsigned long long)j->parting.at.lsn);
+}
+
 static void job_run(void *arg) { /* worker */
   struct follow_job *j = arg;
   struct ckpt_in *in = j->n->follow->in;
   switch (j->task) {
-  case TASK_PART: j->rc = engine_part(j->n->e, &j->parting, NULL); break;
+  case TASK_PART: j->rc = part(j); break;
   case TASK_BEGIN: j->rc = begin(in, j); break;
   case TASK_FILE_END: j->rc = ckpt_in_file_end(in, j->file, &j->hash); break;
   case TASK_INSTALL: j->rc = install(j->n, j); break;
@@ -317,7 +329,7 @@ static void job_done(void *arg) {
   n->report_urgent = true;
   if (f->stopped) return;
   switch (j->task) {
-  case TASK_PART: receiver_parted(f->r, j->rc, j->why, node_now(n)); break;
+  case TASK_PART: receiver_parted(f->r, j->rc, j->older ? &j->pos : NULL, j->why, node_now(n)); break;
   case TASK_BEGIN:
     f->moved = 0;
     f->reused = j->reused;
@@ -350,6 +362,7 @@ static void job_start(struct node *n) {
 static void on_part(struct node *n, const struct recv_action *a) {
   n->follow->job = (struct follow_job){.n = n,
                                        .task = TASK_PART,
+                                       .asked = a->part.asked,
                                        .parting = {.at = a->part.pos,
                                                    .peer_id = a->part.peer_id,
                                                    .peer = n->primary,

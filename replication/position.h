@@ -71,8 +71,9 @@ struct wal;
 int position_decide_wal(struct wal *, const struct wal_pos *oldest, const struct wal_pos *tail,
                         const struct epoch_record *, size_t epochs, const struct hash128 *cluster_id, bool relay,
                         const struct msg_hello *, struct position_decision *out);
-/* The follower's side of a TRUNCATE to a boundary that it does not have: its own last boundary of an epoch below
- * pos->epoch, at or below pos->lsn. DW_NOT_FOUND: none held. */
-int position_older_wal(struct wal *, const struct wal_pos *pos, struct wal_pos *at);
+/* The follower's side of a TRUNCATE to, or a BOOTSTRAP that names, a boundary that it does not have: its own last one at
+ * or below pos->epoch and pos->lsn; if that was asked about already (asked NULL: if it has the LSN and epoch of pos), of
+ * an epoch below pos->epoch. DW_NOT_FOUND: none held. */
+int position_older_wal(struct wal *, const struct wal_pos *pos, const struct wal_pos *asked, struct wal_pos *at);
 
 #endif

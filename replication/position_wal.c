@@ -28,10 +28,11 @@ int position_decide_wal(struct wal *wal, const struct wal_pos *oldest, const str
   return position_decide(&log, hello, out);
 }
 
-int position_older_wal(struct wal *wal, const struct wal_pos *pos, struct wal_pos *at) {
+int position_older_wal(struct wal *wal, const struct wal_pos *pos, const struct wal_pos *asked, struct wal_pos *at) {
   /* Of the same epoch this log may hold a shorter part than the other: histories part inside of it. */
   int rc = wal_boundary_at_most(wal, pos->epoch, pos->lsn, at);
-  if (rc || at->lsn != pos->lsn || at->epoch != pos->epoch) return rc;
+  bool known = asked ? hash128_eq(&at->chain, &asked->chain) : at->lsn == pos->lsn && at->epoch == pos->epoch;
+  if (rc || !known) return rc;
   if (pos->epoch == 0) return dw_fail(DW_NOT_FOUND, "no epoch before the first");
   return wal_boundary_at_most(wal, pos->epoch - 1, pos->lsn, at);
 }

@@ -144,6 +144,10 @@ void receiver_connected(struct receiver *r, const struct receiver_position *pos,
   r->me = (struct msg_sender){.node_id = r->cfg.node_id, .epoch = pos->tail.epoch};
   r->pos = *pos;
   r->at = pos->tail;
+  if (r->seek.rounds && hash128_eq(&r->seek.tail, &pos->tail.chain))
+    r->at = r->seek.at;
+  else
+    r->seek.rounds = 0;
   r->welcome = (struct msg_welcome){0};
   r->peer_epoch = 0;
   r->rounds = 0;
@@ -380,7 +384,7 @@ static bool next_storage(struct receiver *r, struct recv_action *a) {
   case RS_PART:
     *a = (struct recv_action){
         .type = RECV_PART,
-        .part = {r->cut, r->welcome.node_id, wal_pos_before(&r->cut, &r->pos.applied), r->cfg.rejoin_once}};
+        .part = {r->cut, r->welcome.node_id, wal_pos_before(&r->cut, &r->pos.applied), r->cfg.rejoin_once, r->at}};
     break;
   case RS_BEGIN: *a = (struct recv_action){.type = RECV_CKPT_BEGIN, .begin = m}; break;
   case RS_WRITE:

@@ -112,6 +112,7 @@ struct recv_action {
       uint64_t peer_id;
       bool rejoin; /* it lies before what is applied */
       bool incomplete_will_do;
+      struct wal_pos asked; /* what the HELLO had asked about */
     } part;
     const struct ckpt_manifest *begin;
     struct {
@@ -175,7 +176,8 @@ void receiver_synced(struct receiver *, int rc, dw_lsn durable, const char *text
  * (position_older_wal), NULL if there is none held. */
 void receiver_truncated(struct receiver *, int rc, const struct receiver_position *, const struct wal_pos *at,
                         const char *text, uint64_t now_ns);
-void receiver_parted(struct receiver *, int rc, const char *text, uint64_t now_ns);
+/* DW_NOT_FOUND: nothing was kept, the boundary is none of this log; at: as for receiver_truncated. */
+void receiver_parted(struct receiver *, int rc, const struct wal_pos *at, const char *text, uint64_t now_ns);
 /* offsets: manifest.count of them, bytes held of each file or CKPT_HELD. */
 void receiver_ckpt_begun(struct receiver *, int rc, const uint64_t *offsets, const char *text, uint64_t now_ns);
 void receiver_ckpt_written(struct receiver *, int rc, const char *text, uint64_t now_ns);

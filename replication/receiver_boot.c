@@ -78,6 +78,10 @@ int recv_on_welcome(struct receiver *r, const struct frame *f) {
   int rc = msg_get_welcome(f, &w);
   if (rc == DW_OK) rc = check_identity(r, &w);
   if (rc) return rc;
+  if (r->seek.rounds && (w.node_id != r->seek.node_id || w.epoch != r->seek.epoch)) {
+    r->seek.rounds = 0;
+    return dw_fail(DW_STALE, "it is another one than whom this node had asked where histories part: asks anew");
+  }
   r->welcome = w;
   r->in.version = r->me.version = w.version;
   r->upstream_tail = w.tail_lsn;
@@ -101,10 +105,30 @@ void receiver_adopted(struct receiver *r, int rc, const struct receiver_position
   recv_advance(r);
 }
 
-void receiver_parted(struct receiver *r, int rc, const char *text, uint64_t now_ns) {
-  if (recv_answer(r, RS_PART, rc, text, now_ns)) {
-    r->parted = true;
-    r->phase = RP_BOOTSTRAPPING;
+/* The shipper is at its checkpoint already, so it is asked again on another connection. */
+static void seek_older(struct receiver *r, const struct wal_pos *at) {
+  unsigned rounds = r->seek.rounds + 1;
+  r->seek = (struct recv_seek){rounds, *at, r->pos.tail.chain, r->welcome.node_id, r->welcome.epoch};
+  if (rounds > RECV_TRUNCATE_ROUNDS) {
+    r->seek.rounds = 0;
+    recv_end(r, DW_DIVERGED, true, "no common position found in %d rounds", RECV_TRUNCATE_ROUNDS);
+    return;
+  }
+  recv_end(r, DW_STALE, true, "histories part before LSN %llu of epoch %llu: asks about LSN %llu of epoch %llu next",
+           (ull)r->cut.lsn, (ull)r->cut.epoch, (ull)at->lsn, (ull)at->epoch);
+  r->retry_ns = r->now_ns + RECV_BACKOFF_MIN_NS;
+}
+
+void receiver_parted(struct receiver *r, int rc, const struct wal_pos *at, const char *text, uint64_t now_ns) {
+  bool older = rc == DW_NOT_FOUND && at;
+  if (recv_answer(r, RS_PART, older ? DW_OK : rc, text, now_ns)) {
+    if (older) {
+      seek_older(r, at);
+    } else {
+      r->parted = true;
+      r->seek.rounds = 0;
+      r->phase = RP_BOOTSTRAPPING;
+    }
   }
   recv_advance(r);
 }

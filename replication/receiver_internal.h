@@ -41,6 +41,15 @@ struct recv_batch {
   size_t n, cap, bytes;
 };
 
+/* Where histories part, if the boundary that a BOOTSTRAP named is none of ours: the next connection's HELLO asks about an
+ * older one of ours. What the answers have come to is about one log of theirs and one of ours. */
+struct recv_seek {
+  unsigned rounds; /* 0: nothing is sought */
+  struct wal_pos at;
+  struct hash128 tail;     /* of our log */
+  uint64_t node_id, epoch; /* theirs */
+};
+
 struct receiver {
   struct receiver_config cfg;
   char peer[DW_ADDRESS_BYTES];
@@ -77,6 +86,7 @@ struct receiver {
   struct wal_pos expect; /* end of the log with all that was gathered */
   struct wal_pos cut;    /* to be cut back to, or kept from */
   bool parted;           /* what lies beyond it was kept, on this connection */
+  struct recv_seek seek;
   struct ckpt_receiver ckpt;
   struct msg_ckpt_chunk chunk; /* data: chunk_data, for input may move the frame while it is being written */
   uint8_t *chunk_data;         /* MSG_CHUNK_BYTES, made with the first one */

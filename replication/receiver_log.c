@@ -33,6 +33,7 @@ void recv_start_stream(struct receiver *r) {
   r->phase = RP_STREAMING;
   r->stream_ns = r->now_ns;
   r->refused = r->cfg.rejoin_once = false;
+  r->seek.rounds = 0;
   r->end_text[0] = 0;
   r->expect = r->pos.tail;
   wal_unpacker_free(r->unpacker); /* the other side begins anew, too */

@@ -202,7 +202,9 @@ static int drop_newer(struct wal *w, const struct segment *keep) {
     if (rc == DW_OK) rc = w->env->ops->sync_dir(w->env, w->dir);
     if (rc) break;
     w->count--;
-    s->next_cut = w->cut; /* a cursor may stand in it: it learns at its next step */
+    if (w->durable_lsn > segment_start(&s->h).lsn)
+      w->durable_lsn = segment_start(&s->h).lsn; /* also if this stops here */
+    s->next_cut = w->cut;                        /* a cursor may stand in it: it learns at its next step */
     w->cut = s;
   }
   return rc;

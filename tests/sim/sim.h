@@ -9,6 +9,7 @@
  *   sim_faults.c     crashes, power cuts, wipes, partitions, and the operator who clears up
  *   sim_roles.c      promotions, handovers, nodes pointed elsewhere, and the operator's part in them
  *   sim_lease*.c     automatic failover: sim_lease.h
+ *   sim_rejoin.c     what a node has that the history it joins has not: is it in the node's files?
  *   sim_model.c      what was written: every block ever made, as a tree of histories
  *   sim_epochs.c     who began which epoch, and what a promotion must not lose
  *   sim_check.c      the invariants
@@ -52,6 +53,9 @@ struct plan {
   bool crashes, power, wipes, partitions, cuts, disk_errors, full, rot, stalls, wall_jumps, failover;
   bool promotions; /* sim_roles.c */
   uint64_t role_gap_ns;
+  bool rejoins;         /* sim_rejoin.c */
+  uint32_t auto_rejoin; /* nodes whose settings say so; bit: node */
+  uint32_t rejoin_trouble_pct;
   struct disk_rates rates; /* while disk errors are on */
 };
 uint64_t plan_pick(struct rng *, const uint64_t *of, size_t n);
@@ -73,7 +77,9 @@ struct rec {
   struct block_need need;
   struct wreq **who;                  /* per commit */
   uint16_t written, durable, applied; /* nodes that ever had it so; bit: node */
-  uint16_t kept; /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
+  uint16_t kept;         /* nodes whose log has it still: neither lost with the power, nor with the disk, nor dropped */
+  uint16_t saved, given; /* nodes that have it in a diverged file; that gave it up in their logs */
+  uint32_t held;         /* stamp of the last look at a log that found it */
   bool committed;
   uint32_t state[SIM_KEYS]; /* value ids after it; 0: no such key */
 };
@@ -120,6 +126,7 @@ void model_attempt(void *ctx, struct inode *, uint64_t off, const struct iovec *
 void model_wrote(void *ctx, struct inode *, uint64_t off, const struct iovec *, int n);
 void model_synced(void *ctx, struct inode *);
 void model_gone(void *ctx, struct inode *);
+void model_mark_held(struct inode *, uint32_t stamp); /* what this log file was made to hold */
 
 /* ---- epochs ----------------------------------------------------------------------------------- */
 
@@ -198,6 +205,13 @@ struct sim_node {
   struct role_request ask;
   uint64_t ask_ns, ask_limit_ns, astray_ns, astray_wait_ns;
 
+  /* rejoining, sim_rejoin.c */
+  int dial_to;                   /* whom it asked last to be let in, and when */
+  uint64_t dial_ns, replaced_ns; /* replaced: when its log became another one, or lost its end */
+  uint32_t held_stamp;           /* of the look at what its log held before any of it went */
+  uint64_t told_ns;
+  bool told_rejoin, keeping, switching, sealed, rotted, miscounted;
+
   struct sim_iter *iters;
   struct sim_strong *strongs;
 };
@@ -216,7 +230,8 @@ struct sim_stats {
   uint64_t seeds, virtual_ns, events, crashes, power_cuts, wipes, failovers, restarts, faults, rots, writes, acked,
       doubt, not_done, reads, stale, iterators, bytes_sent, cuts, partitions, bootstraps, refusals, repairs, blocks;
   uint64_t promotions_asked, promotions, handovers_asked, handovers, begun, fencings, demotions, forced, freezes,
-      refollows, leases_taken, lease_failovers, etcd_cuts, by_hand,
+      refollows, leases_taken, lease_failovers, etcd_cuts, by_hand, partings, partial, rejoined, kept_commits,
+      rejoin_trouble,
       guarded; /* acknowledged sync writes that a promotion had to have, each counted with each promotion */
 };
 
@@ -232,7 +247,7 @@ struct sim_lease;
 struct world {
   uint64_t seed, now, step;
   struct plan plan;
-  struct rng r_plan, r_net, r_sched, r_work, r_fault, r_role, r_lease;
+  struct rng r_plan, r_net, r_sched, r_work, r_fault, r_role, r_lease, r_rejoin;
   struct event *heap;
   size_t heap_n, heap_cap;
   uint64_t seq;
@@ -244,6 +259,7 @@ struct world {
   bool rot_reported;                   /* a node that is up has said that it met damage */
   uint64_t heal_ns;
   unsigned pause_depth;
+  uint32_t stamp; /* sim_rejoin.c */
 
   /* network: byte streams */
   struct link *links;
@@ -313,6 +329,8 @@ void faults_operate(struct world *); /* the operator looks at all nodes */
 void faults_end(struct world *);
 void faults_wipe(struct world *, struct sim_node *);
 void faults_disk(struct world *, struct sim_node *, bool full); /* errors for a while */
+void faults_disk_ends(struct world *, struct sim_node *);       /* some time later its disk is well again */
+void faults_rot(struct world *, struct sim_node *);
 
 /* sim_roles.c */
 void roles_start(struct world *);
@@ -330,6 +348,23 @@ bool roles_may_wipe(const struct world *, const struct sim_node *);
 /* Is this the newest primary, so that who has something else may be wiped? */
 bool roles_newest(const struct world *, const struct sim_node *);
 struct sim_node *roles_root(struct world *, struct sim_node *); /* the primary above it (or itself); NULL: none */
+
+bool roles_rejoin(struct world *, struct sim_node *, const struct sim_node *whom); /* `dabbawal rejoin` */
+void roles_promote_soon(struct world *, uint64_t within_ns);
+void roles_hand_over(struct world *);
+
+/* sim_rejoin.c */
+void rejoin_plan(struct world *);
+void rejoin_start(struct world *);
+void rejoin_step(void *node, enum disk_step, const char *path); /* a watcher of the disk */
+void rejoin_dialled(struct sim_node *, int whom);
+/* Its log was up to `had` and is now up to `to`; applied: what was, before. */
+void rejoin_gave_up(struct world *, struct sim_node *, struct rec *had, struct rec *to, const struct rec *applied);
+void rejoin_looked(struct world *, struct sim_node *); /* after each of its events */
+void rejoin_opened(struct world *, struct sim_node *);
+void rejoin_wiped(struct world *, struct sim_node *);
+void rejoin_operate(struct world *, struct sim_node *, const struct sim_node *primary); /* it was refused for a while */
+void rejoin_check_files(struct world *, struct sim_node *);                             /* at the end */
 
 /* sim_lease*.c: nothing happens in these without a coordinator */
 void lease_draw(struct world *);

@@ -105,11 +105,15 @@ static struct rec *at_lsn(struct rec *tail, dw_lsn lsn) {
 
 /* ---- nodes ----------------------------------------------------------------------------------- */
 
+static void log_replaced(struct world *w, struct sim_node *n, struct rec *to);
+
 struct rec *check_applied(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   engine_positions(n->e, &p);
   if (hash128_zero(&p.applied.chain)) return NULL;
   struct rec *r = need_rec(w, n, &p.applied, "applied position");
+  struct rec *tail = need_rec(w, n, &p.tail, "log's end");
+  if (n->applied && !model_before(w, n->applied, r) && tail != n->tail) log_replaced(w, n, tail);
   if (n->applied && !model_before(w, n->applied, r))
     world_violation(w, n, "applied goes forward", "LSN %llu was applied, now it stands at LSN %llu",
                     (ull)n->applied->last_lsn, (ull)r->last_lsn);
@@ -138,7 +142,11 @@ static void log_replaced(struct world *w, struct sim_node *n, struct rec *to) {
     world_violation(w, n, "truncation", "it dropped LSN %llu to %llu, which the primary has", (ull)to->last_lsn + 1,
                     (ull)n->tail->last_lsn);
   epochs_dropped(w, n, n->tail, to);
+  rejoin_gave_up(w, n, n->tail, to, n->applied);
+  if (n->applied && !model_before(w, n->applied, to)) n->applied = NULL;
   n->tail = n->durable = to;
+  n->tail_inode = NULL; /* what is synced when the old log is closed is not of this one */
+  n->replaced_ns = w->now;
   model_mark(to, offsetof(struct rec, durable), n->idx);
   model_holds(to, n->idx);
 }
@@ -168,6 +176,7 @@ void check_node(struct world *w, struct sim_node *n) {
   struct rec *tail = need_rec(w, n, &p.tail, "log's end");
   if (tail != n->tail) log_replaced(w, n, tail);
   note_parting(w, n);
+  rejoin_looked(w, n);
   if (p.durable_lsn > (n->durable ? n->durable->last_lsn : 0))
     world_violation(w, n, "durable is durable", "it says durable LSN %llu, its disk has synced LSN %llu",
                     (ull)p.durable_lsn, n->durable ? (ull)n->durable->last_lsn : 0ull);
@@ -193,7 +202,7 @@ static bool was_cutting(struct world *w, const struct sim_node *n, struct rec *t
 void check_opened(struct world *w, struct sim_node *n) {
   struct engine_positions p;
   engine_positions(n->e, &p);
-  struct rec *had = certain(n);
+  struct rec *had = certain(n), *applied = n->applied;
   n->applied = n->commit = NULL;
   n->semi_unacked = 0;
   n->fenced = false;
@@ -210,7 +219,10 @@ void check_opened(struct world *w, struct sim_node *n) {
                     (ull)had->last_lsn, (ull)had->epoch, had == n->durable ? "synced" : "written", (ull)tail->last_lsn,
                     (ull)tail->epoch);
   if (had) epochs_dropped(w, n, had, tail);
+  if (had) rejoin_gave_up(w, n, had, tail, applied);
+  rejoin_opened(w, n);
   n->tail = n->durable = tail;
+  n->replaced_ns = w->now;
   n->tail_inode = NULL;
   model_holds(tail, n->idx);
   model_mark(tail, offsetof(struct rec, durable), n->idx);
@@ -371,6 +383,7 @@ void check_files(struct world *w, struct sim_node *n) {
   struct env *env = engine_env(n->e);
   dw_iter *it;
   if (n->damaged || disk_lost_pages(n->disk)) return; /* rot that nobody has read yet */
+  rejoin_check_files(w, n);
   for (unsigned g = 1; g < 1000 && !dir[0]; g++) {
     bool there = false;
     char path[64];

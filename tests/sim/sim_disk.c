@@ -241,6 +241,7 @@ static int sim_open(struct env *env, const char *path, enum env_open_mode mode, 
     i->is_log = strstr(path, "/wal-") != NULL;
     entries_set(d, &parent->now_entries, name, i);
     pend(d, DIR_LINK, parent, name, NULL, NULL, i);
+    d->watch.step(d->watch.ctx, DISK_CREATED, path);
   }
   return rc ? rc : file_open(e, i, path, out);
 }
@@ -391,10 +392,12 @@ static int sim_rename(struct env *env, const char *from, const char *to) {
   if (target && (target->is_dir || i->is_dir)) return dw_fail(DW_IO, "rename %s to %s: it exists", from, to);
   int rc = inject(d, d->rates.eio_write, DW_IO, "rename error", from);
   if (rc) return rc;
+  d->watch.step(d->watch.ctx, DISK_REPLACES, to);
   if (strstr(to, "/wal-")) i->is_log = true;
   pend(d, DIR_RENAME, p1, n1, p2, n2, i);
   entries_set(d, &p2->now_entries, n2, i);
   entries_remove(d, &p1->now_entries, n1);
+  d->watch.step(d->watch.ctx, DISK_RENAMED, to);
   return DW_OK;
 }
 
@@ -406,6 +409,7 @@ static int sim_unlink(struct env *env, const char *path) {
   struct inode *i = walk(e->disk, path, &parent, &name);
   if (!i) return dw_fail(DW_NOT_FOUND, "%s: no such file", path);
   if (i->is_dir) return dw_fail(DW_IO, "unlink %s: is a directory", path);
+  e->disk->watch.step(e->disk->watch.ctx, DISK_REMOVES, path);
   pend(e->disk, DIR_UNLINK, parent, name, NULL, NULL, i);
   entries_remove(e->disk, &parent->now_entries, name);
   return DW_OK;

@@ -1,5 +1,5 @@
-/* A machine's disk and clocks in memory: one struct sim_disk per node, which survives the node's processes; each process
- * sees it through a struct env of its own.
+/* A machine's disk and clocks in memory: one struct sim_disk per node, which survives the node's processes; each
+ * process sees it through a struct env of its own.
  *
  *   names ---> inode (page cache: `now` bytes;  disk: `old` bytes;  dirty: sectors in which they differ)
  *   |
@@ -13,8 +13,8 @@
  *   write-back      now and then dirty sectors reach the disk by themselves, so a sector that is rewritten before a
  *                   sync may come back in a version between
  *
- * Stale bytes in recycled segments come by themselves: the log reuses files. Faults are drawn by the disk from rates that
- * the world sets; bytes rot only by disk_rot.
+ * Stale bytes in recycled segments come by themselves: the log reuses files. Faults are drawn by the disk from rates
+ * that the world sets; bytes rot only by disk_rot.
  */
 #ifndef DW_SIM_DISK_H
 #define DW_SIM_DISK_H
@@ -26,6 +26,9 @@
 
 struct inode;
 struct sim_disk;
+
+/* What is done to names; of the calls that are watched so, REPLACES and REMOVES come before it is done. */
+enum disk_step { DISK_CREATED, DISK_REPLACES, DISK_RENAMED, DISK_REMOVES };
 
 /* What the world wants to know and decides. */
 struct disk_watch {
@@ -41,12 +44,13 @@ struct disk_watch {
   /* In the middle of an fdatasync of a log file: time may pass, others may run. */
   void (*syncing)(void *ctx);
   void (*fault)(void *ctx, const char *what, const char *path); /* one was injected */
+  void (*step)(void *ctx, enum disk_step, const char *path);    /* path: for a rename, where to */
 };
 
 /* Rates in ppm of calls; may be changed at any time. */
 struct disk_rates {
   uint32_t eio_read, eio_write, eio_sync, no_space, writeback;
-  bool full;              /* every call that needs space fails */
+  bool full;               /* every call that needs space fails */
   uint32_t tear_in_sector; /* ppm of a power cut's dirty sectors */
 };
 
@@ -66,6 +70,13 @@ void disk_release(struct sim_disk *);
 void disk_power_cut(struct sim_disk *); /* with no process about */
 void disk_wipe(struct sim_disk *);      /* a new, empty disk in the same machine */
 uint32_t disk_power_cuts(const struct sim_disk *);
+
+/* Each file in `dir` as processes see it or, durable, as a power cut just now would leave it if it took whatever is not
+ * synced. */
+typedef void (*disk_file_fn)(void *arg, const char *name, struct inode *, const uint8_t *bytes, uint64_t size);
+void disk_each(const struct sim_disk *, const char *dir, bool durable, disk_file_fn, void *arg);
+/* Each directory in `dir` as processes see it. */
+void disk_each_dir(const struct sim_disk *, const char *dir, void (*fn)(void *arg, const char *name), void *arg);
 
 /* Damages one synced sector that `eligible` allows; false: none was found. disk_repair undoes all damage that was not
  * written over; true if something was undone. */

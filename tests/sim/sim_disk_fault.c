@@ -159,6 +159,35 @@ void disk_wipe(struct sim_disk *d) {
   d->lost_pages = false;
 }
 
+/* ---- looking ---------------------------------------------------------------------------------- */
+
+static const struct entries *entries_at(const struct sim_disk *d, const char *path, bool durable) {
+  const struct inode *at = d->root;
+  for (;;) {
+    const struct entries *in = durable ? &at->old_entries : &at->now_entries;
+    while (*path == '/') path++;
+    if (!*path) return in;
+    size_t n = strcspn(path, "/");
+    at = entries_find(in, path, n);
+    if (!at || !at->is_dir) return NULL;
+    path += n;
+  }
+}
+
+void disk_each(const struct sim_disk *d, const char *dir, bool durable, disk_file_fn fn, void *arg) {
+  const struct entries *in = entries_at(d, dir, durable);
+  for (size_t k = 0; in && k < in->n; k++) {
+    struct inode *i = in->at[k].inode;
+    if (!i->is_dir) fn(arg, in->at[k].name, i, durable ? i->old : i->now, durable ? i->old_size : i->size);
+  }
+}
+
+void disk_each_dir(const struct sim_disk *d, const char *dir, void (*fn)(void *arg, const char *name), void *arg) {
+  const struct entries *in = entries_at(d, dir, false);
+  for (size_t k = 0; in && k < in->n; k++)
+    if (in->at[k].inode->is_dir) fn(arg, in->at[k].name);
+}
+
 /* ---- rot ------------------------------------------------------------------------------------- */
 
 /* Is this sector one whose loss must be noticed? Synced, in a file with a name, and, in the log, with a synced proof

@@ -11,6 +11,7 @@
  *   - what too many nodes have lost since, with their disks or, unsynced, with their power (durability OS, acks
  * `received`);
  *   - what a node acknowledges that has forgotten a promise, because its disk was lost after it gave it;
+ *   - what the store of a node had, whose log was trimmed, and which rejoined by an operator's command;
  *   - what a primary has lost with its power and goes on without (durability OS): `lost`.
  * A handover loses nothing at all: everything that the old primary acknowledged and still has, in whatever mode, is on
  * the path.
@@ -89,10 +90,15 @@ void epochs_acked(struct world *w, struct sim_node *n, const struct wreq *q) {
   for (size_t i = 0; i < w->begun_n; i++) must_have(w, n, q, &w->begun[i]);
 }
 
+/* Its store had it, its log not any more, and an operator has let the store go. */
+static bool given_away(const struct sim_node *n, const struct rec *r) {
+  return n->told_rejoin && n->sealed && r->held != n->held_stamp;
+}
+
 void epochs_dropped(struct world *w, struct sim_node *n, struct rec *tail, const struct rec *to) {
   for (struct rec *r = tail; r && !model_before(w, r, to); r = r->parent)
     for (uint32_t i = 0; i < r->commits; i++)
-      if (r->who[i]->rec == r && guarded(w, r->who[i]))
+      if (r->who[i]->rec == r && guarded(w, r->who[i]) && !given_away(n, r))
         world_violation(w, n, "sync survives promotions", "write %u, LSN %llu, was acknowledged and is dropped",
                         r->who[i]->id, (ull)r->first_lsn + i);
   model_lets_go(w, tail, to, n->idx);

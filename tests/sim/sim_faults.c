@@ -1,5 +1,5 @@
-/* What goes wrong, and the operator who clears up: restarts what is down or stopped, restores damaged sectors, wipes a
- * follower that was refused because it had applied what the primary lost. */
+/* What goes wrong, and the operator who clears up: restarts what is down or stopped, restores damaged sectors, lets a
+ * follower rejoin that was refused because it had applied what the primary has not. */
 #include "tests/sim/sim.h"
 
 #include <stdio.h>
@@ -35,6 +35,7 @@ void faults_wipe(struct world *w, struct sim_node *n) {
   world_trace(w, n, "its disk is lost, it gets a new one");
   disk_wipe(n->disk);
   roles_wiped(w, n);
+  rejoin_wiped(w, n);
   n->tail = n->durable = n->applied = n->commit = NULL;
   n->tail_inode = NULL;
   n->cut_to = NULL;
@@ -56,6 +57,10 @@ static void errors_end_any(struct world *w, struct sim_node *none, void *arg) {
   errors_end(w, arg, NULL);
 }
 
+void faults_disk_ends(struct world *w, struct sim_node *n) {
+  world_at(w, w->now + rng_skewed(&w->r_fault, 50 * MS, 4 * SEC), NULL, errors_end_any, n);
+}
+
 void faults_disk(struct world *w, struct sim_node *n, bool full) {
   struct disk_rates *r = disk_rates(n->disk);
   if (full)
@@ -63,13 +68,13 @@ void faults_disk(struct world *w, struct sim_node *n, bool full) {
   else
     *r = w->plan.rates;
   world_trace(w, n, full ? "its disk is full" : "its disk has errors");
-  world_at(w, w->now + rng_skewed(&w->r_fault, 50 * MS, 4 * SEC), NULL, errors_end_any, n);
+  faults_disk_ends(w, n);
 }
 
-static void rot(struct world *w, struct sim_node *n) {
+void faults_rot(struct world *w, struct sim_node *n) {
   char what[100];
   if (!disk_rot(n->disk, what, sizeof what)) return;
-  n->damaged = true;
+  n->damaged = n->rotted = true;
   w->st.rots++;
   world_trace(w, n, "rot: %s", what);
 }
@@ -128,7 +133,7 @@ static void fault_event(struct world *w, struct sim_node *none, void *arg) {
     if (p->full) faults_disk(w, n, true);
     break;
   case 11:
-    if (p->rot) rot(w, n);
+    if (p->rot) faults_rot(w, n);
     break;
   case 12:
     if (p->wall_jumps) n->wall_off_ns += (int64_t)rng_below(&w->r_fault, 200 * SEC) - (int64_t)(100 * SEC);
@@ -188,9 +193,7 @@ static void look_at_refused(struct world *w, struct sim_node *n, const dw_status
   if (!n->refused_ns) n->refused_ns = w->now;
   if (w->now - n->refused_ns < 1 * SEC) return;
   if (model_before(w, n->applied, p->tail)) return; /* not diverged: it must come back by itself */
-  w->st.refusals++;
-  world_trace(w, n, "was refused: it has applied what the primary lost; it is wiped");
-  faults_wipe(w, n);
+  rejoin_operate(w, n, p);
 }
 
 static void operate(struct world *w, struct sim_node *n) {

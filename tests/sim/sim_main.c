@@ -95,8 +95,13 @@ static void report(const struct sim_stats *s, double took) {
          (ull)s->forced, (ull)s->fencings, (ull)s->demotions, (ull)s->freezes, (ull)s->refollows, (ull)s->guarded);
   printf("leases taken %llu, for a failover %llu; cut off from etcd %llu, promoted by hand since nobody led %llu\n",
          (ull)s->leases_taken, (ull)s->lease_failovers, (ull)s->etcd_cuts, (ull)s->by_hand);
-  printf("connections cut %llu, partitions %llu, bytes sent %.1f MB; followers refused as diverged %llu\n",
-         (ull)s->cuts, (ull)s->partitions, (double)s->bytes_sent / 1e6, (ull)s->refusals);
+  printf("connections cut %llu, partitions %llu, bytes sent %.1f MB\n", (ull)s->cuts, (ull)s->partitions,
+         (double)s->bytes_sent / 1e6);
+  printf(
+      "histories parted %llu times, %llu commits kept in files (%llu not complete: trimmed); applied commits gave way "
+      "%llu times; told to rejoin %llu, troubled %llu\n",
+      (ull)s->partings, (ull)s->kept_commits, (ull)s->partial, (ull)s->rejoined, (ull)s->refusals,
+      (ull)s->rejoin_trouble);
   printf("writes %llu: OK %llu, in doubt %llu, not done %llu; blocks %llu; reads %llu (stale %llu), iterators %llu\n",
          (ull)s->writes, (ull)s->acked, (ull)s->doubt, (ull)s->not_done, (ull)s->blocks, (ull)s->reads, (ull)s->stale,
          (ull)s->iterators);

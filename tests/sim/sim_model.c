@@ -120,6 +120,7 @@ void model_lets_go(struct world *w, struct rec *tail, const struct rec *upto, in
 void model_lost_unsynced(struct sim_node *n) {
   model_lets_go(n->w, n->tail, n->durable, n->idx);
   n->tail = n->durable;
+  n->replaced_ns = n->w->now;
 }
 
 /* ---- requests and values --------------------------------------------------------------------- */
@@ -294,6 +295,11 @@ void model_gone(void *ctx, struct inode *i) {
   (void)ctx;
   free(f->frames);
   free(f);
+}
+
+void model_mark_held(struct inode *i, uint32_t stamp) {
+  const struct log_file *f = *inode_slot(i);
+  for (size_t k = 0; f && k < f->n; k++) f->frames[k].rec->held = stamp;
 }
 
 static struct rec *file_tail(const struct log_file *f) {

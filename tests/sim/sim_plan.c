@@ -89,6 +89,7 @@ void plan_draw(struct world *w) {
   p->promotions = p->failover || rng_percent(&w->r_role, 30);
   p->role_gap_ns = PICK(&w->r_role, 300 * MS, 1 * SEC, 3 * SEC);
   lease_draw(w);
+  rejoin_plan(w);
 }
 
 void plan_print(const struct world *w) {
@@ -105,10 +106,13 @@ void plan_print(const struct world *w) {
       "  plan: %.0f s, a write every %.0f ms (burst %u, values to %u, batches to %u), delay to %.1f ms, pauses %u%%\n",
       (double)p->run_ns / 1e9, (double)p->write_gap_ns / 1e6, p->burst, p->value_max, p->batch_max,
       (double)p->delay_ns_max / 1e6, p->pause_pct);
-  printf("  plan: faults every %.1f s:%s%s%s%s%s%s%s%s%s%s%s%s\n", (double)p->fault_gap_ns / 1e9,
+  printf("  plan: faults every %.1f s:%s%s%s%s%s%s%s%s%s%s%s%s%s\n", (double)p->fault_gap_ns / 1e9,
          p->crashes ? " crash" : "", p->power ? " power" : "", p->wipes ? " wipe" : "",
          p->partitions ? " partition" : "", p->cuts ? " cut" : "", p->stalls ? " stall" : "",
          p->wall_jumps ? " wall-clock" : "", p->disk_errors ? " disk-errors" : "", p->full ? " full" : "",
-         p->rot ? " rot" : "", p->failover ? " failover" : "", p->promotions ? " promotions" : "");
+         p->rot ? " rot" : "", p->failover ? " failover" : "", p->promotions ? " promotions" : "",
+         p->rejoins ? " rejoins" : "");
+  printf("  plan: auto_rejoin on nodes %02x, trouble at %u%% of the steps of a rejoin\n", p->auto_rejoin,
+         p->rejoin_trouble_pct);
   lease_print(w);
 }

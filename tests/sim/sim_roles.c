@@ -103,7 +103,9 @@ static bool ask(struct world *w, struct sim_node *n, const struct role_request *
     world_trace(w, n, "is asked to be promoted%s%s, within %u ms", what->opt.handover ? ", by handover" : "",
                 what->opt.force ? ", forced" : "", what->opt.timeout_ms);
   else
-    world_trace(w, n, "is asked to follow %s", what->primary[0] ? what->primary : "nobody");
+    world_trace(w, n, "is asked to %s %s", what->rejoin ? "rejoin" : "follow",
+                what->primary[0] ? what->primary : "nobody");
+  n->told_rejoin |= what->rejoin;
   return true;
 }
 
@@ -123,6 +125,12 @@ static bool ask_follow(struct world *w, struct sim_node *n, const struct sim_nod
   if (!ask(w, n, &r)) return false;
   w->st.refollows++;
   return true;
+}
+
+bool roles_rejoin(struct world *w, struct sim_node *n, const struct sim_node *whom) {
+  struct role_request r = {.rejoin = true};
+  snprintf(r.primary, sizeof r.primary, "%s", whom->listen);
+  return ask(w, n, &r);
 }
 
 static void promoted(struct world *w, struct sim_node *n) {
@@ -148,6 +156,7 @@ void roles_poll(struct world *w, struct sim_node *n) {
               rc ? dw_last_error() : "");
   role_end(node_driver(n), &n->ask);
   n->asking = false;
+  if (rc == DW_OK) n->told_rejoin = n->ask.rejoin;
   if (rc == DW_OK && n->ask.promote) promoted(w, n);
 }
 
@@ -235,7 +244,7 @@ static void promote_event(struct world *w, struct sim_node *none, void *arg) {
   if (!w->healing) roles_promote(w, n, false);
 }
 
-static void promote_soon(struct world *w, uint64_t within_ns) {
+void roles_promote_soon(struct world *w, uint64_t within_ns) {
   struct sim_node *n = draw_follower(w, NULL);
   if (n) world_at(w, w->now + rng_skewed(&w->r_role, 1000, within_ns), NULL, promote_event, n);
 }
@@ -263,7 +272,7 @@ static void trouble_soon(struct world *w, struct sim_node *n) {
   world_at(w, w->now + rng_skewed(&w->r_role, 1000, 400 * MS), NULL, trouble_event, n);
 }
 
-static void hand_over(struct world *w) {
+void roles_hand_over(struct world *w) {
   struct sim_node *n = draw_follower(w, NULL);
   if (!n || !roles_promote(w, n, true)) return;
   if (rng_percent(&w->r_role, 60)) trouble_soon(w, rng_percent(&w->r_role, 50) ? n : &w->node[w->primary]);
@@ -292,7 +301,7 @@ void roles_primary_lost(struct world *w) {
   world_trace(w, p, "the primary is lost");
   faults_wipe(w, p);
   w->st.failovers++;
-  promote_soon(w, 2 * SEC);
+  roles_promote_soon(w, 2 * SEC);
 }
 
 static void role_event(struct world *w, struct sim_node *none, void *arg) {
@@ -300,22 +309,22 @@ static void role_event(struct world *w, struct sim_node *none, void *arg) {
   (void)none, (void)arg;
   if (w->healing) return;
   switch (rng_below(&w->r_role, 10)) {
-  case 0: promote_soon(w, 1000); break;
+  case 0: roles_promote_soon(w, 1000); break;
   case 1:
   case 2: two_at_once(w); break;
   case 3:
-  case 4: hand_over(w); break;
+  case 4: roles_hand_over(w); break;
   case 5:
     roles_kill(w, p);
-    promote_soon(w, 1 * SEC);
+    roles_promote_soon(w, 1 * SEC);
     break;
   case 6:
     roles_isolate(w, p);
-    promote_soon(w, 2 * SEC);
+    roles_promote_soon(w, 2 * SEC);
     break;
   case 7:
     freeze(w, p);
-    promote_soon(w, 2 * SEC);
+    roles_promote_soon(w, 2 * SEC);
     break;
   case 8: point_elsewhere(w); break;
   default:

@@ -471,6 +471,7 @@ struct tp_conn *transport_connect(struct transport *t, const char *address, cons
     l->pipe[s].limit = (size_t)rng_skewed(&w->r_net, 4096, 512 << 10);
   }
   struct tp_conn *c = &l->end[0];
+  if (owner == t->owner) rejoin_dialled(t->n, l->node[1]); /* to follow it; others ask and go */
   conn_join(c, t);
   conn_attach(c, ev, owner);
   c->dialler = true;

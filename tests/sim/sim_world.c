@@ -164,6 +164,8 @@ static void in_fdatasync(void *ctx) {
 static void faulted(void *ctx, const char *what, const char *path) {
   struct sim_node *n = ctx;
   n->w->st.faults++;
+  if (strstr(path, "/diverged/") && (strstr(what, "read") || strstr(what, "open")))
+    n->miscounted = true; /* it says so */
   world_trace(n->w, n, "disk: %s: %s", path, what);
 }
 
@@ -225,11 +227,12 @@ void node_start(struct world *w, struct sim_node *n) {
     snprintf(n->peers + strlen(n->peers), sizeof n->peers - strlen(n->peers), "%sn%u:7400", i ? "," : "", i);
   o.peers = n->peers;
   o.listen = n->listen;
+  o.auto_rejoin = (w->plan.auto_rejoin >> n->idx) & 1;
   o.primary = o.role == DW_FOLLOWER && n->upstream >= 0 ? n->primary : NULL;
   struct engine_config config = {.env = disk_boot(n->disk), .store = store_mem(), .threads = false};
   n->state = NODE_OPENING;
   n->life++;
-  n->step_due = false;
+  n->step_due = n->miscounted = false;
   if (!w->healing && w->plan.crashes && rng_percent(&w->r_fault, 15))
     disk_kill_after(n->disk, (uint32_t)rng_skewed(&w->r_fault, 1, 400));
   n->on_stack++;
@@ -334,6 +337,7 @@ static void world_make(struct world *w, uint64_t seed, bool trace) {
   w->r_fault = rng_make(seed, 14);
   w->r_role = rng_make(seed, 15);
   w->r_lease = rng_make(seed, 16);
+  w->r_rejoin = rng_make(seed, 17);
   w->now = 1000 * SEC;
   plan_draw(w);
   model_init(w);
@@ -354,7 +358,8 @@ static void world_make(struct world *w, uint64_t seed, bool trace) {
                                .synced = model_synced,
                                .gone = model_gone,
                                .syncing = in_fdatasync,
-                               .fault = faulted};
+                               .fault = faulted,
+                               .step = rejoin_step};
     n->disk = disk_create(seed * SIM_NODES + i, &watch);
     disk_rates(n->disk)->writeback = w->plan.rates.writeback;
     disk_rates(n->disk)->tear_in_sector = w->plan.rates.tear_in_sector;
@@ -378,6 +383,7 @@ void world_run(struct world *w, uint64_t seed, bool trace, struct sim_stats *sum
   faults_start(w);
   roles_start(w);
   lease_faults_start(w);
+  rejoin_start(w);
   uint64_t end = w->now + w->plan.run_ns;
   while (w->now < end && w->heap_n) run_one(w);
 

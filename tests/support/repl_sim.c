@@ -517,7 +517,7 @@ static void storage(struct sim_node *n, const struct recv_action *a) {
   case RECV_PART:
     n->parts++;
     n->part = a->part.pos;
-    receiver_parted(n->recv, DW_OK, NULL, n->sim->now);
+    receiver_parted(n->recv, DW_OK, NULL, NULL, n->sim->now);
     break;
   case RECV_CKPT_BEGIN: ckpt_begin(n, a->begin); break;
   case RECV_CKPT_WRITE:

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tests/support/check_main.h"
+#include "tests/support/fault_env.h"
 #include "engine/engine.h"
 #include "engine/identity.h"
 
@@ -530,6 +531,147 @@ START_TEST(a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept
 }
 END_TEST
 
+static void adopt_and_append(struct hash128 *cluster, struct wal_pos *pos, unsigned commits) {
+  *pos = wal_genesis(cluster);
+  ck_assert_int_eq(engine_adopt_cluster(e, cluster), DW_OK);
+  replica_append(pos, 1, NULL, 0);
+  while (commits--) replica_append(pos, 1, "\0\1\5\1\2\1k\0", 8);
+}
+
+/* A new primary's commit mark lags: its checkpoint may be older than the parting. This node may have acknowledged what
+ * lies between them. */
+START_TEST(an_older_checkpoint_does_not_cost_the_log_what_both_histories_have) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos, behind_2;
+  struct engine_positions p;
+  char path[300], incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  snprintf(path, sizeof path, "%s/from", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  adopt_and_append(&cluster, &pos, 1);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  dw_engine *from = e;
+  snprintf(path, sizeof path, "%s/to", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  adopt_and_append(&cluster, &pos, 2);
+  behind_2 = pos;
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 3);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_part(e, &(struct engine_parting){.at = behind_2, .peer_id = 9, .rejoin = true}, NULL), DW_OK);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+  ck_assert_msg(engine_install(e, &cluster, &copy.pos) == DW_OK, "%s", dw_last_error());
+  for (int again = 0; again < 2; again++) {
+    engine_positions(e, &p);
+    ck_assert_uint_eq(p.applied.lsn, 1);
+    ck_assert_uint_eq(p.tail.lsn, 2);
+    ck_assert_uint_eq(p.durable_lsn, 2);
+    ck_assert_uint_eq(p.epoch, 1);
+    ck_assert(hash128_eq(&p.tail.chain, &behind_2.chain));
+    close_engine();
+    ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  }
+  pos = behind_2;
+  replica_append(&pos, 2, NULL, 0); /* it goes on from there */
+  replica_append(&pos, 2, "\0\1\5\1\2\1k\0", 8);
+  engine_replica_commit(e, 3);
+  while (engine_step(e)) {
+  }
+  engine_positions(e, &p);
+  ck_assert_uint_eq(p.applied.lsn, 3);
+  close_engine();
+  ck_assert_int_eq(engine_close(from), DW_OK);
+}
+END_TEST
+
+static void put_big(struct wal_pos *pos) { /* two fill a segment */
+  static uint8_t raw[40000] = {0, 1};
+  size_t n = 2 + varint32_put(raw + 2, 39006);
+  n += varint32_put(raw + n, 1); /* OP_PUT */
+  memcpy(raw + n, "\2\1k", 3);
+  n += 3;
+  n += varint32_put(raw + n, 38999);
+  replica_append(pos, 1, (const char *)raw, n + 38999);
+}
+
+/* Then what both have can't go along: only a command takes that. */
+START_TEST(an_older_checkpoint_is_refused_without_a_command_where_the_log_was_trimmed) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos, common;
+  dw_lsn oldest;
+  char incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  options.segment_bytes = 65536;
+  config = (struct engine_config){.store = store_mem()};
+  open_engine();
+  adopt_and_append(&cluster, &pos, 1);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  for (int i = 0; i < 4; i++) put_big(&pos);
+  common = pos;
+  for (int i = 0; i < 2; i++) put_big(&pos);
+  engine_replica_commit(e, 7);
+  while (engine_step(e)) {
+  }
+  ck_assert_int_eq(wal_trim(engine_wal(e), 4, &oldest), DW_OK);
+  ck_assert_uint_gt(oldest, 2);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  struct engine_parting parting = {.at = common, .peer_id = 9, .rejoin = true};
+  for (int command = 0; command < 2; command++) {
+    parting.incomplete_will_do = command;
+    ck_assert_int_eq(engine_part(e, &parting, NULL), DW_OK);
+    ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+    ck_assert_int_eq(engine_install(e, &cluster, &copy.pos), command ? DW_OK : DW_DIVERGED);
+    if (command) break;
+    ck_assert_ptr_nonnull(strstr(dw_last_error(), "trimmed between them"));
+    char moved[500];
+    snprintf(moved, sizeof moved, "%s/store-000002", dir);
+    ck_assert_int_eq(env_posix()->ops->rename(env_posix(), moved, copy.path), DW_OK);
+  }
+  struct engine_positions p;
+  engine_positions(e, &p);
+  ck_assert(p.applied.lsn == 1 && p.tail.lsn == 1);
+}
+END_TEST
+
+/* What is there is counted, also if the attempt that wrote it came to nothing. */
+START_TEST(a_file_whose_sidecar_could_not_be_written_is_counted) {
+  struct fault_env *faults = fault_env_create(env_posix());
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos;
+  dw_status s;
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem(), .env = fault_env_env(faults)};
+  open_engine();
+  adopt_and_append(&cluster, &pos, 1);
+  struct engine_parting parting = {.at = pos, .peer_id = 9};
+  replica_append(&pos, 1, "\0\1\5\1\2\1k\0", 8);
+  fault_env_only(faults, ".json");
+  fault_env_fail(faults, FAULT_OPEN, 1, DW_IO, false);
+  ck_assert_int_eq(engine_part(e, &parting, NULL), DW_IO);
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.diverged_files, 1);
+  ck_assert_int_eq(engine_part(e, &parting, NULL), DW_OK);
+  dw_status_get(e, &s);
+  ck_assert_uint_eq(s.diverged_files, 1);
+  ck_assert_uint_eq(s.diverged_commits, 1);
+  close_engine();
+  fault_env_destroy(faults);
+}
+END_TEST
+
 /* The epoch that a manifest names becomes the log's; the store that came with it knows better. */
 START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) {
   struct engine_checkpoint copy;
@@ -911,6 +1053,9 @@ int main(void) {
   tcase_add_test(t, a_directory_whose_log_is_gone_is_refused_once_the_store_holds_anything);
   tcase_add_test(t, a_follower_does_not_cut_an_epoch_record_that_is_applied);
   tcase_add_test(t, a_checkpoint_that_lacks_what_is_applied_is_refused_until_that_is_kept);
+  tcase_add_test(t, an_older_checkpoint_does_not_cost_the_log_what_both_histories_have);
+  tcase_add_test(t, an_older_checkpoint_is_refused_without_a_command_where_the_log_was_trimmed);
+  tcase_add_test(t, a_file_whose_sidecar_could_not_be_written_is_counted);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
   tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
   tcase_add_test(t, reads_go_on_while_checkpoints_replace_the_store);

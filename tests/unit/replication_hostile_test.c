@@ -599,7 +599,22 @@ static dw_lsn r_commit;
 static struct recv_action r_part;
 static unsigned r_parts;
 
+static struct wal_pos r_at; /* of the last HELLO */
+
 static void recv_drive(void);
+
+static void note_hello(void) {
+  struct iovec iov[8];
+  struct frame_reader in = {0};
+  struct frame f;
+  struct msg_hello h;
+  int n = receiver_output(recv_, iov, 8);
+  frame_reader_init(&in, 0xffffffffu);
+  for (int i = 0; i < n; i++) ck_assert_int_eq(frame_reader_feed(&in, iov[i].iov_base, iov[i].iov_len), DW_OK);
+  while (frame_reader_next(&in, &f) == DW_OK)
+    if (f.h.type == MSG_HELLO && msg_get_hello(&f, &h) == DW_OK) r_at = h.at;
+  frame_reader_free(&in);
+}
 
 static void recv_setup(void) {
   make_log();
@@ -635,6 +650,7 @@ static void recv_drive(void) {
   size_t n;
   while ((n = receiver_output_bytes(recv_)) > 0 || receiver_next(recv_, &a)) {
     if (n) {
+      note_hello();
       receiver_drained(recv_, n, now);
       continue;
     }
@@ -909,10 +925,43 @@ START_TEST(what_lies_beyond_a_parting_is_kept_before_a_checkpoint_is_taken) {
   msg_put_ckpt_manifest(&out, &peer, &m);
   recv_say();
   ck_assert_int_ne(receiver_state(recv_), DW_PEER_BOOTSTRAPPING);
-  receiver_parted(recv_, DW_NO_SPACE, "the disk is full", now);
+  receiver_parted(recv_, DW_NO_SPACE, NULL, "the disk is full", now);
   recv_drive();
   CLOSED(DW_CLOSED, "parting with what only this node has failed: the disk is full");
   ckpt_manifest_free(&m);
+}
+END_TEST
+
+static void redial(void) {
+  r_closed = false;
+  receiver_tick(recv_, now += LIMIT * 1000000ull);
+  recv_drive();
+}
+
+/* Kept from a boundary that is not common, what lies before it would be lost. */
+START_TEST(a_parting_that_is_none_of_ours_is_sought_further_back_on_the_next_connection) {
+  struct msg_welcome w = good_welcome();
+  struct wal_pos older = memlog_bound(&ours, 5), oldest = memlog_bound(&ours, 4);
+  w.follows = FOLLOWS_BOOTSTRAP;
+  w.pos = (struct wal_pos){5, 2, {{9}}};
+  say_welcome(&w);
+  ck_assert(hash128_eq(&r_at.chain, &r_pos.tail.chain));
+  receiver_parted(recv_, DW_NOT_FOUND, &older, NULL, now);
+  recv_drive();
+  CLOSED(DW_STALE, "histories part before LSN 5 of epoch 2");
+  redial();
+  ck_assert(hash128_eq(&r_at.chain, &older.chain));
+  say_welcome(&w);
+  ck_assert_uint_eq(r_parts, 2);
+  receiver_parted(recv_, DW_NOT_FOUND, &oldest, NULL, now);
+  recv_drive();
+  redial();
+  ck_assert(hash128_eq(&r_at.chain, &oldest.chain));
+  w.epoch++; /* what was found is not about this one */
+  say_welcome(&w);
+  CLOSED(DW_STALE, "asks anew");
+  redial();
+  ck_assert(hash128_eq(&r_at.chain, &r_pos.tail.chain));
 }
 END_TEST
 
@@ -1183,6 +1232,7 @@ int main(void) {
   tcase_add_test(t, a_checkpoint_older_than_what_is_applied_is_refused);
   tcase_add_test(t, a_parting_before_what_is_applied_is_refused_without_leave);
   tcase_add_test(t, what_lies_beyond_a_parting_is_kept_before_a_checkpoint_is_taken);
+  tcase_add_test(t, a_parting_that_is_none_of_ours_is_sought_further_back_on_the_next_connection);
   tcase_add_test(t, a_second_manifest_in_one_transfer_is_refused);
   tcase_add_test(t, bytes_behind_the_last_block_of_a_frame_are_not_overlooked);
   tcase_add_test(t, orders_to_cut_without_end_are_not_followed_without_end);

@@ -137,13 +137,26 @@ START_TEST(two_writers_of_one_epoch_meet_at_the_epoch_before) {
   ck_assert_msg(d.kind == POSITION_TRUNCATE, "%s", d.text);
   ck_assert_int_eq(wal_truncate(f.wal, &d.pos), DW_NOT_FOUND); /* not a boundary here */
   struct wal_pos at;
-  ck_assert_int_eq(position_older_wal(f.wal, &d.pos, &at), DW_OK);
+  ck_assert_int_eq(position_older_wal(f.wal, &d.pos, NULL, &at), DW_OK);
   ck_assert_uint_eq(at.epoch, 1);
   ck_assert_uint_eq(at.lsn, 100);
   d = decide(&applied, &at);
   ck_assert_msg(d.kind == POSITION_TRUNCATE, "%s", d.text);
   ck_assert_int_eq(wal_truncate(f.wal, &d.pos), DW_OK);
   ck_assert_int_eq(decide(&applied, NULL).kind, POSITION_STREAM);
+}
+END_TEST
+
+/* A peer that has trimmed the place names it without a chain hash that could be there. */
+START_TEST(what_was_not_asked_about_yet_is_asked_about_although_it_has_the_same_lsn_and_epoch) {
+  copy_blocks(&p, &f, 100);
+  struct wal_pos end = end_of(&f), named = {end.lsn, end.epoch, {{5}}}, asked, at;
+  write_block(&f, 7, 0, 4444);
+  asked = end_of(&f); /* an epoch record */
+  ck_assert_int_eq(position_older_wal(f.wal, &named, &asked, &at), DW_OK);
+  ck_assert(hash128_eq(&at.chain, &end.chain));
+  ck_assert_int_eq(position_older_wal(f.wal, &named, &at, &asked), DW_OK);
+  ck_assert_uint_lt(asked.epoch, end.epoch);
 }
 END_TEST
 
@@ -192,6 +205,7 @@ int main(void) {
   tcase_add_test(t, every_boundary_of_a_log_on_disk_can_be_followed);
   tcase_add_test(t, a_lost_tail_is_cut_to_the_common_boundary_and_then_followed);
   tcase_add_test(t, two_writers_of_one_epoch_meet_at_the_epoch_before);
+  tcase_add_test(t, what_was_not_asked_about_yet_is_asked_about_although_it_has_the_same_lsn_and_epoch);
   tcase_add_test(t, a_follower_that_lacks_a_trimmed_epoch_record_only_gets_a_checkpoint);
   tcase_add_test(t, a_trimmed_log_offers_a_checkpoint_or_refuses_by_the_epochs);
   suite_add_tcase(s, t);

@@ -123,11 +123,16 @@ END_TEST
 START_TEST(a_truncation_that_fails_halfway_stops_the_log) {
   open_wal();
   append_many(300, 700, false);
+  ck_assert_int_eq(wal_sync(fx.w, NULL), DW_OK);
   struct wal_pos at;
+  struct wal_stat st;
   ck_assert_int_eq(wal_boundary_at_most(fx.w, 1, 50, &at), DW_OK);
   fault_env_only(fx.faults, "segment.tmp");
   fault_env_fail(fx.faults, FAULT_RENAME, 1, DW_NO_SPACE, false);
   ck_assert_int_ne(wal_truncate(fx.w, &at), DW_OK);
+  wal_stat(fx.w, &st);
+  ck_assert(st.stopped);
+  ck_assert_uint_le(st.durable_lsn, st.end.lsn);
   struct wal_block *b = noise_block(700, 1);
   dw_lsn acked = 0;
   if (wal_append(fx.w, &b, 1, 1, 0) == DW_OK && wal_sync(fx.w, NULL) == DW_OK) acked = block_last_lsn(&b->h);
