@@ -43,7 +43,7 @@ int engine_checkpoint_create(dw_engine *e, const char *name, struct engine_check
       e->sops->close(copy);
     }
   }
-  if (rc == DW_OK && out->pos.lsn == 0 && hash128_zero(&out->pos.chain)) out->pos = wal_genesis(&e->node.cluster_id);
+  if (rc == DW_OK) store_marker_at_genesis(&out->pos, &e->node.cluster_id);
   if (rc) {
     char why[400];
     dw_error_copy(why, sizeof why);

@@ -125,7 +125,7 @@ static int open_store(dw_engine *e) {
 }
 
 int engine_replay(dw_engine *e, const struct wal_recovery *rec) {
-  if (e->applied.lsn == 0 && hash128_zero(&e->applied.chain)) e->applied = wal_genesis(&e->node.cluster_id);
+  store_marker_at_genesis(&e->applied, &e->node.cluster_id);
   int rc = role_decide(e, rec);
   if (rc) return rc;
   dw_lsn commit = rec->max_commit_lsn > e->applied.lsn ? rec->max_commit_lsn : e->applied.lsn;

@@ -302,6 +302,7 @@ static int install_build(dw_engine *e, struct install *in, const struct wal_pos 
   struct wal_pos marker;
   rc = e->sops->marker(store, true, &marker);
   if (rc) return rc;
+  store_marker_at_genesis(&marker, &in->node.cluster_id);
   if (marker.lsn != pos->lsn || marker.epoch != pos->epoch || !hash128_eq(&marker.chain, &pos->chain))
     return dw_fail(DW_CORRUPT,
                    "the received checkpoint stands at LSN %llu, epoch %llu, announced was LSN %llu, epoch %llu",

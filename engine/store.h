@@ -20,7 +20,7 @@ struct store;
 struct store_iter;
 
 struct store_options {
-  struct env *env; /* store_mem keeps its flushed image through it; RocksDB ignores it */
+  struct env *env;            /* store_mem keeps its flushed image through it; RocksDB ignores it */
   uint64_t block_cache_bytes; /* 0: no cache */
   uint64_t memtable_bytes;    /* flushes by itself when about so much is unflushed; 0: RocksDB 64 MiB, memory never */
   bool read_only;             /* implies must_exist; takes no lock, writes none of the store's data */
@@ -36,8 +36,8 @@ struct store_body {
 };
 
 struct store_health {
-  uint64_t background_errors; /* > 0: the store takes no more writes until it is reopened */
-  bool write_stopped;         /* writes would block */
+  uint64_t background_errors;  /* > 0: the store takes no more writes until it is reopened */
+  bool write_stopped;          /* writes would block */
   uint64_t delayed_write_rate; /* bytes/s, 0: not delayed */
   uint64_t memtable_bytes, sst_bytes, approximate_keys;
   bool flush_pending;
@@ -86,7 +86,9 @@ struct store_ops {
 #define STORE_MARKER_BYTES 48u
 void store_marker_encode(const struct wal_pos *, uint8_t out[STORE_MARKER_BYTES]);
 int store_marker_decode(const void *in, size_t n, struct wal_pos *); /* DW_CORRUPT, DW_UNSUPPORTED (newer) */
-int store_check_system_ops(const struct wal_op *, size_t n);         /* DW_INVALID */
+/* A store that was never written to has no marker: it stands where its cluster's history begins. */
+void store_marker_at_genesis(struct wal_pos *, const struct hash128 *cluster_id);
+int store_check_system_ops(const struct wal_op *, size_t n); /* DW_INVALID */
 
 const struct store_ops *store_rocksdb(void);
 const struct store_ops *store_mem(void);

@@ -55,3 +55,7 @@ int store_check_system_ops(const struct wal_op *ops, size_t n) {
   }
   return DW_OK;
 }
+
+void store_marker_at_genesis(struct wal_pos *pos, const struct hash128 *cluster_id) {
+  if (pos->lsn == 0 && hash128_zero(&pos->chain)) *pos = wal_genesis(cluster_id);
+}

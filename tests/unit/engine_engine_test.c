@@ -698,6 +698,40 @@ START_TEST(a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names) 
 }
 END_TEST
 
+/* Two histories may have parted before the first commit, and the new primary has none yet. */
+START_TEST(the_checkpoint_of_a_store_that_nothing_was_written_to_is_installed) {
+  struct engine_checkpoint copy;
+  struct hash128 cluster = {{7}};
+  struct wal_pos pos;
+  struct engine_positions p;
+  char path[300], incoming[400], store[420];
+  options.role = DW_FOLLOWER;
+  config = (struct engine_config){.store = store_mem()};
+  snprintf(path, sizeof path, "%s/from", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  ck_assert_int_eq(engine_adopt_cluster(e, &cluster), DW_OK);
+  ck_assert_int_eq(engine_checkpoint_create(e, "c", &copy), DW_OK);
+  ck_assert_uint_eq(copy.pos.lsn, 0);
+  dw_engine *from = e;
+  snprintf(path, sizeof path, "%s/to", dir);
+  ck_assert_int_eq(engine_open(path, &options, &config, &e), DW_OK);
+  adopt_and_append(&cluster, &pos, 1);
+  engine_replica_commit(e, 1);
+  while (engine_step(e)) {
+  }
+  struct wal_pos genesis = wal_genesis(&cluster);
+  ck_assert_int_eq(engine_part(e, &(struct engine_parting){.at = genesis, .peer_id = 9, .rejoin = true}, NULL), DW_OK);
+  ck_assert_int_eq(engine_incoming(e, incoming, sizeof incoming), DW_OK);
+  snprintf(store, sizeof store, "%s/store", incoming);
+  ck_assert_int_eq(env_posix()->ops->rename(env_posix(), copy.path, store), DW_OK);
+  ck_assert_msg(engine_install(e, &cluster, &copy.pos) == DW_OK, "%s", dw_last_error());
+  engine_positions(e, &p);
+  ck_assert_uint_eq(p.applied.lsn, 0);
+  ck_assert(hash128_eq(&p.tail.chain, &genesis.chain));
+  ck_assert_int_eq(engine_close(from), DW_OK);
+}
+END_TEST
+
 START_TEST(a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub) {
   struct engine_checkpoint copy;
   struct hash128 cluster = {{7}};
@@ -1057,6 +1091,7 @@ int main(void) {
   tcase_add_test(t, an_older_checkpoint_is_refused_without_a_command_where_the_log_was_trimmed);
   tcase_add_test(t, a_file_whose_sidecar_could_not_be_written_is_counted);
   tcase_add_test(t, a_checkpoint_is_installed_only_at_the_boundary_that_its_store_names);
+  tcase_add_test(t, the_checkpoint_of_a_store_that_nothing_was_written_to_is_installed);
   tcase_add_test(t, a_follower_without_a_log_installs_a_checkpoint_although_there_is_nothing_to_scrub);
   tcase_add_test(t, reads_go_on_while_checkpoints_replace_the_store);
   tcase_add_test(t, a_bounded_read_goes_by_what_replication_said_last);
