@@ -65,6 +65,7 @@ struct failover_status {
   bool open;     /* false: it waits for PROMOTE or FOLLOW to be opened as primary or follower; then has_data: the directory exists,
                     and epoch: the last one that it has begun */
   bool primary;  /* and not fenced */
+  bool fenced;   /* a primary that is: it must become a follower before it can be promoted */
   bool healthy;  /* log and store work */
   bool has_data;
   bool link_up;  /* follower: its primary talks to it */

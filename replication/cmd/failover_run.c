@@ -166,15 +166,14 @@ static void follow(struct failover_run *r, const char *address) {
   if (rc) say(r, DW_LOG_WARN, "coordinator: can't follow %s: %s", address, dw_last_error());
 }
 
-/* Until it is done: a change of role that is under way ends by itself. If it can't be noted on disk the engine
- * acknowledges nothing all the same, but can't be promoted again before it has become a follower. */
+/* Until it is done: a change of role that is under way ends by itself. It may be the very one: a primary that handed
+ * over follows its successor by itself, and is to go on with that. If it can't be noted on disk the engine acknowledges
+ * nothing all the same, but can't be promoted again before it has become a follower. */
 static void demote(struct failover_run *r) {
   dw_engine *e = engine_of(r);
-  int rc = e ? dw_follow(e, NULL) : DW_OK;
-  while (rc == DW_LOCKED) {
+  int rc;
+  while ((rc = e && engine_role(e) == DW_PRIMARY ? dw_follow(e, NULL) : DW_OK) == DW_LOCKED)
     nanosleep(&(struct timespec){.tv_nsec = DEMOTE_RETRY_NS}, NULL);
-    rc = dw_follow(e, NULL);
-  }
   if (rc && !r->said_not_demoted)
     say(r, DW_LOG_ERROR,
         "coordinator: can't note that this node steps down, it acknowledges nothing and tries again: %s: %s",
