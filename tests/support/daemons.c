@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -113,7 +114,10 @@ void daemon_spawn(struct daemon_proc *d) {
   if (d->pid == 0) {
     int fd = open(d->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
     dup2(fd, 2);
-    if (d->netns && setns(d->netns, CLONE_NEWNET)) dprintf(2, "setns: %s\n", strerror(errno)), _exit(127);
+    if (d->netns && (setns(d->netns, CLONE_NEWNET) || prctl(PR_SET_PDEATHSIG, SIGKILL))) {
+      dprintf(2, "setns: %s\n", strerror(errno));
+      _exit(127);
+    }
     execve(exe, argv, env);
     dprintf(2, "exec %s: %s\n", exe, strerror(errno));
     _exit(127);

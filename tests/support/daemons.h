@@ -14,7 +14,8 @@ struct daemon_proc {
   char env[4][600];      /* NAME=VALUE for the daemon alone */
   int env_count;
   const char *host;      /* that it listens on; NULL: 127.0.0.1 */
-  int netns;             /* descriptor of the network namespace that it lives in; 0: this process's own */
+  int netns;             /* descriptor of the network namespace that it lives in; 0: this process's own. Then it ends with the thread that
+                          * started it, too */
   pid_t pid;
   int resp_port, listen_port, http_port;
   long log_from; /* where this start's lines begin */

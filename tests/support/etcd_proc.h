@@ -8,7 +8,8 @@ struct etcd_proc {
   char dir[512], log[540];
   int client_port, peer_port;
   const char *host; /* that it listens on; NULL: 127.0.0.1 */
-  int netns;        /* descriptor of the network namespace that it lives in; 0: this process's own */
+  int netns;        /* descriptor of the network namespace that it lives in; 0: this process's own. Then it ends with the thread that
+                     * started it, too */
   pid_t pid;
 };
 

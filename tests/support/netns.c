@@ -60,7 +60,7 @@ static bool leave(void) {
 
 bool net_begin(char *why, size_t cap) {
   for (int i = 0; i < HOSTS; i++) snprintf(addresses[i], sizeof addresses[i], "10.77.0.%d", i);
-  if (run_ip(0, "-V")) return snprintf(why, cap, "there is no `ip`: is iproute2 installed?"), false;
+  if (run_ip(0, "link show lo")) return snprintf(why, cap, "there is no `ip`: is iproute2 installed?"), false;
   if (!leave()) return snprintf(why, cap, "unshare: %s", strerror(errno)), false;
   if (run_ip(0, "link set lo up")) return snprintf(why, cap, "the loopback can't be set up"), false;
   if (run_ip(0, "link add br0 type bridge") || run_ip(0, "addr add 10.77.0.%d/24 dev br0", NET_CLIENTS) ||
