@@ -423,6 +423,11 @@ bool failover_may_acknowledge(const struct failover *f, uint64_t now_ns) {
   return f->state == FO_KEPT || (f->state == FO_LEADING && (now_ns < f->valid_until_ns || may_keep(f)));
 }
 
+uint64_t failover_serves_until(const struct failover *f) {
+  if (f->state == FO_KEPT) return UINT64_MAX;
+  return f->state == FO_LEADING || f->state == FO_PROMOTING ? f->valid_until_ns : 0;
+}
+
 void failover_report(const struct failover *f, uint64_t now_ns, struct failover_report *r) {
   *r = (struct failover_report){.state = f->state,
                                 .reachable = f->reachable && f->seen,

@@ -179,6 +179,9 @@ void failover_stop(struct failover *);
 /* May this node acknowledge writes at this moment, as far as its lease is concerned? */
 bool failover_may_acknowledge(const struct failover *, uint64_t now_ns);
 
+/* Until when what this node says as primary is true, by the same clock: UINT64_MAX without an end (KEPT), 0: it has no lease. */
+uint64_t failover_serves_until(const struct failover *);
+
 struct failover_report {
   enum failover_state state;
   bool reachable, paused, has_leader, restricted;

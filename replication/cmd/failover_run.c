@@ -370,6 +370,7 @@ static bool hear(struct failover_run *r) {
   flush_early(r);
   take_status(r);
   failover_step(r->machine, now_ns(), wall_ms(), &r->status);
+  if (engine_of(r)) engine_lease(engine_of(r), now_ns, failover_serves_until(r->machine));
   struct failover_report report;
   failover_report(r->machine, now_ns(), &report);
   pthread_mutex_lock(&r->mu);
@@ -460,7 +461,10 @@ void failover_run_attach(struct failover_run *r, dw_engine *e, int rc, const cha
     say(r, DW_LOG_ERROR, "failover decisions go to the log alone: %s", dw_last_error());
   pthread_mutex_lock(&r->mu);
   r->audit = audit;
-  if (rc == DW_OK) r->engine = e;
+  if (rc == DW_OK) {
+    engine_lease(e, now_ns, 0); /* until the machine says */
+    r->engine = e;
+  }
   /* A primary that was stopped in good order has noted that it follows, and opens so: then it asks for promises. */
   if (r->promotion == PROMOTION_RUNS && rc == DW_OK && engine_role(e) == DW_FOLLOWER)
     start_promoter(r);

@@ -525,6 +525,19 @@ START_TEST(a_stopped_primary_keeps_its_whole_lease_and_wakes_up_without_it) {
 }
 END_TEST
 
+START_TEST(what_a_primary_says_is_true_for_as_long_as_its_lease_and_no_longer) {
+  start_all();
+  uint64_t local = s.now_ns + s.n[0].offset_ns, until = failover_serves_until(s.n[0].f);
+  ck_assert(until > local && until < local + 4000 * FSIM_MS);
+  ck_assert_uint_eq(failover_serves_until(s.n[1].f), 0);
+  s.n[0].cut_coordinator = true;
+  fsim_run(&s, 3000);
+  ck_assert_uint_lt(failover_serves_until(s.n[0].f), until + 1000 * FSIM_MS);
+  fsim_run(&s, 2000);
+  ck_assert_uint_eq(failover_serves_until(s.n[0].f), 0);
+}
+END_TEST
+
 START_TEST(a_primary_cut_off_from_the_coordinator_stops_before_another_can_start) {
   start_all();
   fsim_run(&s, 1000);
@@ -972,6 +985,7 @@ int main(void) {
   tcase_add_test(t, without_the_early_way_the_whole_lease_is_waited_for);
   tcase_add_test(t, a_killed_primary_that_is_back_at_once_leads_on);
   tcase_add_test(t, a_stopped_primary_keeps_its_whole_lease_and_wakes_up_without_it);
+  tcase_add_test(t, what_a_primary_says_is_true_for_as_long_as_its_lease_and_no_longer);
   tcase_add_test(t, a_primary_cut_off_from_the_coordinator_stops_before_another_can_start);
   tcase_add_test(t, keep_serves_on_with_followers_and_takes_sync_writes_only);
   tcase_add_test(t, keep_does_not_let_a_follower_with_a_living_primary_stand);
