@@ -948,6 +948,29 @@ START_TEST(a_primary_that_was_told_to_follow_opens_as_a_follower) {
 }
 END_TEST
 
+/* A lease has decided who is primary: the history of this directory knows nothing of that. */
+START_TEST(a_last_primary_that_is_to_stay_a_follower_opens_as_one_and_can_be_promoted) {
+  options.peers = "other:1";
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  uint64_t epoch = at(e).epoch;
+  options.stay_follower = 1;
+  reopen(DW_FOLLOWER);
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_uint_eq(at(e).epoch, epoch); /* it has begun nothing */
+  dw_lsn lsn = 9;
+  ck_assert_int_eq(dw_put(e, &async, "k", 1, "v", 1, &lsn), DW_READ_ONLY);
+  reopen(DW_PRIMARY); /* that is for followers alone */
+  ck_assert_int_eq(status().role, DW_PRIMARY);
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+  reopen(DW_PRIMARY); /* nor does it make a primary of one that follows */
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_int_eq(engine_promote(e, promise_self()), DW_OK);
+  put(e, &async, "second");
+  ck_assert(has("first"));
+}
+END_TEST
+
 START_TEST(a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens) {
   options.peers = "other:1";
   open_node(DW_PRIMARY);
@@ -1061,6 +1084,7 @@ int main(void) {
   tcase_add_test(t, whoever_waits_for_an_lsn_of_a_demoted_primary_never_gets_anothers_ok);
   tcase_add_test(t, a_node_that_catches_up_with_an_epoch_of_its_own_past_stays_a_follower);
   tcase_add_test(t, a_primary_that_was_told_to_follow_opens_as_a_follower);
+  tcase_add_test(t, a_last_primary_that_is_to_stay_a_follower_opens_as_one_and_can_be_promoted);
   tcase_add_test(t, a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens);
   tcase_add_test(t, the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off);
   tcase_add_test(t, a_primary_that_can_not_note_that_it_follows_goes_on);
