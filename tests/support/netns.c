@@ -33,6 +33,8 @@ static int run_ip(int host, const char *fmt, ...) {
     argv[argc++] = word;
   pid_t pid = fork();
   if (pid == 0) {
+    int null = open("/dev/null", O_WRONLY);
+    if (null >= 0) dup2(null, 1);
     if (ns_of[host] && setns(ns_of[host], CLONE_NEWNET)) _exit(126);
     execvp("ip", argv);
     _exit(127);
