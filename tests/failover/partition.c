@@ -68,7 +68,7 @@ void partition_set(const char *name, int p, bool cut) {
 /* Nobody acknowledges anything, once the primary knows what has happened to it. */
 static void watch_silence(const char *name, int p, unsigned long *before) {
   bool split = strcmp(name, "split") == 0;
-  unsigned know_ms = split ? settings.lease_ms / 5 * 4 + 500 : 500;
+  unsigned know_ms = split ? settings.lease_ms : 1000;
   poll(NULL, 0, (int)know_ms);
   *before = load_acks();
   uint64_t until = now_us() + settings.lease_ms * 1500ull;
