@@ -151,6 +151,11 @@ size_t engine_epochs(dw_engine *, struct epoch_record *, size_t cap);
 /* Primary: does a read now miss nothing that was committed? For those that must not block. */
 bool engine_strong_now(dw_engine *);
 
+/* A primary confirms nothing (STRONG and BOUNDED reads, probes) once `clock` says until_ns or more; UINT64_MAX: for ever, as
+ * it does if this is never called. Always the same clock: one that goes on while the machine sleeps. */
+void engine_lease(dw_engine *, uint64_t (*clock)(void), uint64_t until_ns);
+bool engine_lease_holds(dw_engine *);
+
 /* How long commit `lsn` has been waiting, in ns: the age of the oldest commit above `applied` (0: none).
  * Coarse (about a heartbeat). */
 uint64_t engine_commit_age_ns(dw_engine *, dw_lsn applied);

@@ -175,6 +175,8 @@ struct dw_engine {
   dw_lsn persisted_lsn;
   dw_lsn pin_lsn;
   bool fenced;                /* primary: a newer epoch was promised; commit_lsn stands still */
+  uint64_t (*lease_clock)(void);        /* lease.c; set once, before lease_until_ns */
+  atomic_uint_fast64_t lease_until_ns;  /* UINT64_MAX: for ever */
   char fence_address[DW_ADDRESS_BYTES]; /* of the node that was promised it, "" if unknown */
   uint64_t paused_until_ns;   /* primary: nothing is logged before; 0: not paused */
   bool stopping;              /* dw_stop: nobody waits any more */

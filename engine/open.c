@@ -224,6 +224,7 @@ static int init_sync(dw_engine *e) {
   pthread_mutex_init(&e->mu, NULL);
   pthread_mutex_init(&e->node_mu, NULL);
   atomic_init(&e->fresh_as_of, UINT64_MAX);
+  atomic_init(&e->lease_until_ns, UINT64_MAX);
   pthread_cond_t *conds[] = {&e->log_cond,   &e->apply_cond, &e->tick_cond, &e->maint_cond,
                              &e->space_cond, &e->moved_cond, &e->scrub_cond};
   for (size_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_init(conds[i], NULL);

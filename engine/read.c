@@ -35,6 +35,7 @@ struct read_goal {
 
 /* mu held. */
 static uint64_t staleness_now(dw_engine *e, uint64_t now) {
+  if (is_primary(e) && !engine_lease_holds(e)) return UINT64_MAX;
   if (is_primary(e)) {
     if (e->fenced || e->applied.lsn < e->recovered_lsn) return UINT64_MAX;
     return e->applied.lsn >= e->gate.commit ? 0 : now - e->behind_since_ns;
@@ -54,17 +55,20 @@ static int stale(dw_engine *e, const struct read_goal *goal, uint64_t staleness)
     return dw_fail(DW_STALE, "staleness_ms=%llu bound_ms=%llu", (unsigned long long)(staleness / 1000000u),
                    (unsigned long long)(goal->staleness_ns / 1000000u));
   }
+  if (goal->lsn == UINT64_MAX) return dw_fail(DW_STALE, "this node has no lease as primary just now");
   return dw_fail(DW_STALE, "applied_lsn=%llu wanted_lsn=%llu", (unsigned long long)e->applied.lsn,
                  (unsigned long long)goal->lsn);
 }
 
 /* Waits until the goal holds or the deadline has passed. */
-static int wait_for(dw_engine *e, const struct read_goal *goal, uint64_t deadline) {
+static dw_lsn strong_lsn(dw_engine *e);
+static int wait_for(dw_engine *e, struct read_goal *goal, uint64_t deadline) {
   int rc = DW_OK;
   pthread_mutex_lock(&e->mu);
   for (;;) {
     uint64_t now = mono_ns(e);
     uint64_t staleness = goal->staleness_ns == UINT64_MAX ? 0 : staleness_now(e, now);
+    if (goal->lsn == UINT64_MAX && is_primary(e)) goal->lsn = strong_lsn(e); /* the lease has come meanwhile */
     if (e->applied.lsn >= goal->lsn && staleness <= goal->staleness_ns) break;
     if (now >= deadline || e->stopping || e->fenced || !e->threads) { /* without threads nothing moves while we wait */
       rc = stale(e, goal, staleness);
@@ -83,12 +87,13 @@ static bool applied_reaches(dw_engine *e, dw_lsn lsn) {
   return atomic_load_explicit(&e->applied_lsn, memory_order_acquire) >= lsn;
 }
 
-/* Primary: ever_committed without mu; UINT64_MAX where others commit now (fenced, or no primary any more, which a
- * reader that has seen us as primary finds here). Loaded before what is applied: so what comes of the comparison was
- * true when the first of the two was loaded. */
+/* Primary: ever_committed without mu; UINT64_MAX where others commit now (fenced, no lease, or no primary any more,
+ * which a reader that has seen us as primary finds here). Loaded before what is applied: so what comes of the
+ * comparison was true when the first of the two was loaded. */
 static dw_lsn strong_lsn(dw_engine *e) {
   dw_lsn commit = atomic_load_explicit(&e->commit_lsn, memory_order_acquire);
   dw_lsn recovered = atomic_load_explicit(&e->recovered_lsn, memory_order_acquire);
+  if (!engine_lease_holds(e)) return UINT64_MAX;
   return commit > recovered ? commit : recovered;
 }
 

@@ -187,7 +187,9 @@ static bool turn(struct failover *f, bool at_once) {
   if (at_once) return true;
   uint64_t settled = f->lost_ns + f->opt.poll_ns;
   if (f->published_ns < f->lost_ns || f->view_sent_ns < settled) return false; /* others must know, and be known */
-  return f->now >= settled + (better + (missing > 0)) * f->opt.candidate_wait_ns;
+  /* Promoted by hand, and talking to us: it is to take the lease itself. */
+  bool by_hand = f->st.link_up && f->view.has_record && f->st.epoch > f->view.record.epoch;
+  return f->now >= settled + (better + (missing > 0) + by_hand) * f->opt.candidate_wait_ns;
 }
 
 static void remember_leader(struct failover *f) {
@@ -242,6 +244,12 @@ static void decide(struct failover *f) {
 void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const struct failover_status *st) {
   f->now = now_ns;
   f->wall_ms = wall_ms;
+  bool idle = f->state == FO_WAITING || f->state == FO_STANDING;
+  if (idle && st->primary && !f->st.primary) {
+    /* Promoted by hand: the lease is to follow, also if it was given back just now. */
+    f->look_at = f->now;
+    f->not_before_ns = 0;
+  }
   f->st = *st;
   if (st->open) f->opening = false;
   if (!f->began_ns) f->began_ns = now_ns;
@@ -255,6 +263,8 @@ void failover_step(struct failover *f, uint64_t now_ns, uint64_t wall_ms, const 
     f->state = FO_LEADING;
     f->want_record = true;
   }
+  /* Promoted by hand, and fenced before it had the lease: with the longest log it would be in everybody's way. */
+  f->want_demote |= idle && st->fenced;
   if (f->want_demote || f->want_resign || f->asking || !f->seen || !f->reachable) return;
   if (f->state == FO_WAITING || f->state == FO_STANDING) decide(f);
 }
@@ -327,7 +337,9 @@ static void look_answer(struct failover *f, const struct failover_answer *a) {
   failover_take_view(f, a->view, f->asked_ns);
   if (f->state == FO_LEADING || f->state == FO_KEPT) check_leading(f);
   const struct failover_view *v = &f->view;
-  if (!v->has_leader || v->leader.epoch == 0 || failover_suspect(f)) f->look_at = f->now + f->opt.poll_ns / 5;
+  bool by_hand = f->st.primary && (f->state == FO_WAITING || f->state == FO_STANDING);
+  if (!v->has_leader || v->leader.epoch == 0 || by_hand || failover_suspect(f))
+    f->look_at = f->now + f->opt.poll_ns / 5;
 }
 
 void failover_answer(struct failover *f, uint64_t now_ns, const struct failover_answer *a) {
@@ -409,6 +421,11 @@ void failover_not_demoted(struct failover *f, uint64_t now_ns) {
 
 bool failover_may_acknowledge(const struct failover *f, uint64_t now_ns) {
   return f->state == FO_KEPT || (f->state == FO_LEADING && (now_ns < f->valid_until_ns || may_keep(f)));
+}
+
+uint64_t failover_serves_until(const struct failover *f) {
+  if (f->state == FO_KEPT) return UINT64_MAX;
+  return f->state == FO_LEADING || f->state == FO_PROMOTING ? f->valid_until_ns : 0;
 }
 
 void failover_report(const struct failover *f, uint64_t now_ns, struct failover_report *r) {

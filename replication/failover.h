@@ -65,6 +65,7 @@ struct failover_status {
   bool open;     /* false: it waits for PROMOTE or FOLLOW to be opened as primary or follower; then has_data: the directory exists,
                     and epoch: the last one that it has begun */
   bool primary;  /* and not fenced */
+  bool fenced;   /* a primary that is: it must become a follower before it can be promoted */
   bool healthy;  /* log and store work */
   bool has_data;
   bool link_up;  /* follower: its primary talks to it */
@@ -177,6 +178,9 @@ void failover_stop(struct failover *);
 
 /* May this node acknowledge writes at this moment, as far as its lease is concerned? */
 bool failover_may_acknowledge(const struct failover *, uint64_t now_ns);
+
+/* Until when what this node says as primary is true, by the same clock: UINT64_MAX without an end (KEPT), 0: it has no lease. */
+uint64_t failover_serves_until(const struct failover *);
 
 struct failover_report {
   enum failover_state state;

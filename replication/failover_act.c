@@ -137,6 +137,8 @@ static bool follow_next(struct failover *f, struct failover_action *a) {
   bool other = f->seen && v->has_leader && v->leader.node_id != f->opt.node_id, leads = other && v->leader.epoch;
   if (f->st.open ? !leads || strcmp(v->leader.address, f->st.following) == 0 : !open_as_follower(f, other))
     return false;
+  /* Promoted by hand, and talking to us: the key tells of its predecessor for a moment longer. */
+  if (leads && f->st.open && f->st.link_up && v->leader.epoch < f->st.epoch) return false;
   if (leads) memcpy(a->address, v->leader.address, sizeof a->address);
   a->kind = FO_FOLLOW;
   f->opening |= !f->st.open;

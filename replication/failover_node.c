@@ -9,6 +9,7 @@ void failover_see_closed(bool has_data, uint64_t epoch, struct failover_status *
 void failover_see(const dw_status *s, struct failover_status *st) {
   *st = (struct failover_status){.open = true,
                                  .primary = s->role == DW_PRIMARY && !s->fenced,
+                                 .fenced = s->role == DW_PRIMARY && s->fenced,
                                  .healthy = !s->failed,
                                  .has_data = s->epoch != 0,
                                  /* What was only received is in no promise. */

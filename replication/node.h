@@ -215,6 +215,7 @@ struct node {
   struct role_change role_change; /* node_role.c's */
   uint64_t resume_ns;             /* not before that is it tried again to follow `primary` */
   uint64_t hands_over_to;         /* node id; its epoch's beginning makes us follow it */
+  uint64_t hands_over_until_ns;   /* so long; UINT64_MAX: we were fenced during the pause, so nothing was logged since */
   bool alone;                     /* it was told to follow nobody */
   struct look *look;              /* node_look.c's; NULL: no peers are named */
   struct candidate *candidate;    /* node_promote.c's; NULL: no promotion is under way */

@@ -39,6 +39,16 @@ static void fence_as_promised(struct node *n) {
   if (n->follow) follow_fence(n, promise.epoch, promise.node_id);
 }
 
+/* Is this the one that we pause for, or did until we were fenced? */
+static bool hands_over(const struct node *n, uint64_t node_id) {
+  return n->hands_over_to == node_id && node_now(n) < n->hands_over_until_ns;
+}
+
+/* We are fenced now. */
+static void handed_over(struct node *n, uint64_t node_id) {
+  if (hands_over(n, node_id)) n->hands_over_until_ns = UINT64_MAX;
+}
+
 /* begun: the epoch has begun already, so whether the candidate should have got it is no question any more. */
 static int promise(struct node *n, const struct msg_fence *ask, bool begun, const char *address) {
   const uint64_t epoch = ask->epoch, node_id = ask->node_id;
@@ -70,6 +80,7 @@ static int promise(struct node *n, const struct msg_fence *ask, bool begun, cons
     fence_as_promised(n);
     return dw_fail(rc, "%s", why);
   }
+  handed_over(n, node_id);
   engine_log(n->e, DW_LOG_WARN, "epoch %llu is promised to node %llu (%s)", (ull)epoch, (ull)node_id, address);
   n->report_urgent = true;
   return DW_OK;
@@ -97,7 +108,7 @@ static int begun(struct peer *p, const struct msg_fence *ask, const char *addres
   int rc = ask->epoch > pos.tail.epoch ? promise(n, ask, true, address) : DW_OK;
   /* An old primary whose log may hold more waits to be told (dw_follow, dw_rejoin), unless it is to rejoin by itself;
    * one that handed over has nothing more. */
-  bool follows = n->role == DW_FOLLOWER || n->hands_over_to == ask->node_id || n->opt->auto_rejoin;
+  bool follows = n->role == DW_FOLLOWER || hands_over(n, ask->node_id) || n->opt->auto_rejoin;
   if (rc == DW_OK && follows && address[0] && !role_follow_told(n, address))
     rc = dw_fail(DW_LOCKED, "another change of this node's role is under way");
   return rc;
@@ -109,8 +120,9 @@ void fence_answer(struct peer *p, const struct msg_fence *ask) {
   char address[DW_ADDRESS_BYTES];
   reach(p, ask->address, address);
   if (ask->what == FENCE_PAUSE) {
-    engine_pause(n->e, node_now(n) + FENCE_PAUSE_MS * 1000000ull, &m.writing);
     n->hands_over_to = ask->node_id;
+    n->hands_over_until_ns = node_now(n) + FENCE_PAUSE_MS * 1000000ull;
+    engine_pause(n->e, n->hands_over_until_ns, &m.writing);
   } else if (ask->what != FENCE_ASK) {
     int rc = ask->what == FENCE_PROMISE ? promise(n, ask, false, address) : begun(p, ask, address);
     m.verdict = rc ? FENCE_REFUSED : FENCE_PROMISED;
@@ -128,7 +140,10 @@ void fence_heard(struct node *n, uint64_t epoch, uint64_t node_id) {
   struct engine_positions pos;
   engine_positions(n->e, &pos);
   if (n->role != DW_PRIMARY || epoch <= pos.epoch) return; /* a relay is no primary */
-  if (engine_promise(n->e, epoch, node_id, "") == DW_OK) return;
+  if (engine_promise(n->e, epoch, node_id, "") == DW_OK) {
+    handed_over(n, node_id);
+    return;
+  }
   char why[300];
   dw_error_copy(why, sizeof why);
   engine_log(n->e, DW_LOG_ERROR, "a follower has promised epoch %llu to node %llu, but this primary can't note it: %s",

@@ -137,6 +137,7 @@ static void demote_run(void *arg) { /* worker */
 
 static void follow_now(struct node *n) {
   struct role_change *c = &n->role_change;
+  n->hands_over_to = 0;
   if (n->role == DW_PRIMARY) {
     n->role = DW_FOLLOWER;
     role_changed(n, "this node is a follower now: come back in a moment");

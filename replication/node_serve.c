@@ -311,6 +311,7 @@ static void on_probe(struct peer *p, const struct msg_probe *probe) {
     follow_relay(n, p, probe);
   } else if (n->role == DW_PRIMARY) {
     struct engine_positions pos;
+    if (!engine_lease_holds(n->e)) return;
     engine_positions(n->e, &pos);
     if (pos.fenced) return; /* it confirms nothing */
     shipper_probe_answer(p->ship, probe, pos.strong_lsn, node_now(n));

@@ -166,15 +166,14 @@ static void follow(struct failover_run *r, const char *address) {
   if (rc) say(r, DW_LOG_WARN, "coordinator: can't follow %s: %s", address, dw_last_error());
 }
 
-/* Until it is done: a change of role that is under way ends by itself. If it can't be noted on disk the engine
- * acknowledges nothing all the same, but can't be promoted again before it has become a follower. */
+/* Until it is done: a change of role that is under way ends by itself. It may be the very one: a primary that handed
+ * over follows its successor by itself, and is to go on with that. If it can't be noted on disk the engine acknowledges
+ * nothing all the same, but can't be promoted again before it has become a follower. */
 static void demote(struct failover_run *r) {
   dw_engine *e = engine_of(r);
-  int rc = e ? dw_follow(e, NULL) : DW_OK;
-  while (rc == DW_LOCKED) {
+  int rc;
+  while ((rc = e && engine_role(e) == DW_PRIMARY ? dw_follow(e, NULL) : DW_OK) == DW_LOCKED)
     nanosleep(&(struct timespec){.tv_nsec = DEMOTE_RETRY_NS}, NULL);
-    rc = dw_follow(e, NULL);
-  }
   if (rc && !r->said_not_demoted)
     say(r, DW_LOG_ERROR,
         "coordinator: can't note that this node steps down, it acknowledges nothing and tries again: %s: %s",
@@ -371,6 +370,7 @@ static bool hear(struct failover_run *r) {
   flush_early(r);
   take_status(r);
   failover_step(r->machine, now_ns(), wall_ms(), &r->status);
+  if (engine_of(r)) engine_lease(engine_of(r), now_ns, failover_serves_until(r->machine));
   struct failover_report report;
   failover_report(r->machine, now_ns(), &report);
   pthread_mutex_lock(&r->mu);
@@ -461,7 +461,10 @@ void failover_run_attach(struct failover_run *r, dw_engine *e, int rc, const cha
     say(r, DW_LOG_ERROR, "failover decisions go to the log alone: %s", dw_last_error());
   pthread_mutex_lock(&r->mu);
   r->audit = audit;
-  if (rc == DW_OK) r->engine = e;
+  if (rc == DW_OK) {
+    engine_lease(e, now_ns, 0); /* until the machine says */
+    r->engine = e;
+  }
   /* A primary that was stopped in good order has noted that it follows, and opens so: then it asks for promises. */
   if (r->promotion == PROMOTION_RUNS && rc == DW_OK && engine_role(e) == DW_FOLLOWER)
     start_promoter(r);

@@ -22,11 +22,10 @@
 
 #include "engine/identity.h"
 #include "tests/support/daemons.h"
-#include "tests/support/history_check.h"
 #include "tests/support/proxy.h"
-#include "tests/support/resp_wire.h"
+#include "tests/support/register_log.h"
+#include "tests/support/registers.h"
 #include "wal/base/status.h"
-#include "wal/wal.h"
 
 #define NODES 3
 #define KEYS 10
@@ -42,8 +41,7 @@ static struct daemon_proc node[NODES];
 static struct proxy *proxies[NODES];
 static atomic_uint life[NODES]; /* grows before a node is killed */
 static atomic_bool stop;
-static atomic_ullong next_value, token; /* token: the highest LSN that any writer was told */
-static atomic_ullong next_snapshot;
+static struct register_set set;
 static char dir[256];
 
 static struct total {
@@ -52,30 +50,12 @@ static struct total {
 
 struct client {
   pthread_t thread;
-  int node, id;
-  uint64_t rnd;
-  struct wire wire;
-  unsigned life;
-  struct event *events;
-  size_t count, cap;
-  unsigned long stale;
-  char wrong[300]; /* a reply that none of the rules allows */
+  struct register_client r;
 };
 static struct client clients[CLIENTS];
 
-static uint64_t now_ns(void) {
-  struct timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static double now_s(void) {
-  return (double)now_ns() / 1e9;
-}
-
-static int below(uint64_t *state, int n) {
-  *state = *state * 6364136223846793005u + 1442695040888963407u;
-  return (int)((*state >> 33) % (uint64_t)n);
+  return (double)register_now_ns() / 1e9;
 }
 
 #define AWAIT(what, condition)                                                                                         \
@@ -89,33 +69,21 @@ static int below(uint64_t *state, int n) {
 
 /* ---- clients --------------------------------------------------------------------------------------- */
 
-static struct event *note(struct client *c, enum event_kind kind, int key, uint64_t invoked) {
-  if (c->count == c->cap) {
-    c->cap = c->cap ? 2 * c->cap : 1024;
-    c->events = realloc(c->events, c->cap * sizeof *c->events);
-    ck_assert_ptr_nonnull(c->events);
-  }
-  struct event *e = &c->events[c->count++];
-  *e = (struct event){
-      .kind = kind, .key = key, .invoked = invoked, .returned = UINT64_MAX, .node = c->node, .life = c->life};
-  return e;
-}
-
 /* A connection belongs to one life of the node: it may not have died between the look and the connect. */
-static bool connected(struct client *c) {
+static bool connected(struct register_client *c) {
   if (c->wire.fd >= 0) return true;
   c->life = atomic_load(&life[c->node]);
   return wire_open(&c->wire, node[c->node].resp_port) && atomic_load(&life[c->node]) == c->life;
 }
 
-static bool set_mode(struct client *c) {
+static bool set_mode(struct register_client *c) {
   static const char *const modes[][8] = {{"DW.MODE", "ASYNC", "OS"},
                                          {"DW.MODE", "ASYNC", "DISK"},
                                          {"DW.MODE", "SEMISYNC", "1", "DURABLE", "OS", "TIMEOUT", "400"},
                                          {"DW.MODE", "SYNC", "1", "DURABLE", "OS", "TIMEOUT", "400"},
                                          {"DW.MODE", "SYNC", "1", "APPLIED", "DISK", "TIMEOUT", "400"},
                                          {"DW.MODE", "SYNC", "2", "RECEIVED", "OS", "TIMEOUT", "400"}};
-  const char *const *words = modes[below(&c->rnd, 6)];
+  const char *const *words = modes[register_draw(&c->rnd, 6)];
   struct wire_reply r;
   size_t n = 0;
   while (n < 8 && words[n]) n++;
@@ -123,136 +91,30 @@ static bool set_mode(struct client *c) {
   return wire_flush(&c->wire) && wire_read(&c->wire, &r) == WIRE_OK && r.kind == '+';
 }
 
-static enum event_end end_of(struct client *c, const struct wire_reply *r) {
-  static const char *const not_done[] = {"NOREPLICAS", "TIMEOUT certainly", "NOSPACE", "IOERR", "OOM"};
-  if (r->kind == '+') return END_OK;
-  if (r->kind == '-' && strncmp(r->text, "INDOUBT", 7) == 0) return END_IN_DOUBT;
-  for (size_t i = 0; i < sizeof not_done / sizeof *not_done; i++)
-    if (r->kind == '-' && strncmp(r->text, not_done[i], strlen(not_done[i])) == 0) return END_REFUSED;
-  snprintf(c->wrong, sizeof c->wrong, "SET was answered %.200s", r->text);
-  return END_IN_DOUBT;
-}
-
-/* SET and the LSN that it got. */
-static void write_one(struct client *c) {
-  char key[16], value[32];
-  struct wire_reply r;
-  int k = below(&c->rnd, KEYS);
-  uint64_t v = atomic_fetch_add(&next_value, 1) + 1;
-  snprintf(key, sizeof key, "k%d", k);
-  snprintf(value, sizeof value, "%llu", (unsigned long long)v);
-  wire_add(&c->wire, "SET", key, value, (char *)NULL);
-  wire_add(&c->wire, "DW.LSN", (char *)NULL);
-  struct event *e = note(c, EVENT_WRITE, k, now_ns());
-  e->value = v;
-  e->end = END_IN_DOUBT;
-  if (!wire_flush(&c->wire) || wire_read(&c->wire, &r) != WIRE_OK) {
-    wire_close(&c->wire);
-    return;
-  }
-  e->returned = now_ns();
-  e->end = end_of(c, &r);
-  bool refused = e->end == END_REFUSED;
-  if (wire_read(&c->wire, &r) != WIRE_OK) {
-    wire_close(&c->wire);
-    return;
-  }
-  if (e->end == END_OK) {
-    e->lsn = (uint64_t)r.number;
-    unsigned long long seen = atomic_load(&token);
-    while (seen < e->lsn && !atomic_compare_exchange_weak(&token, &seen, e->lsn)) continue;
-  }
-  if (refused) poll(NULL, 0, 5);
-}
-
 static void *run_writer(void *arg) {
-  struct client *c = arg;
+  struct register_client *c = arg;
   while (!atomic_load(&stop)) {
     bool fresh = c->wire.fd < 0;
-    if (!connected(c) || ((fresh || below(&c->rnd, 100) == 0) && !set_mode(c))) {
+    if (!connected(c) || ((fresh || register_draw(&c->rnd, 100) == 0) && !set_mode(c))) {
       wire_close(&c->wire);
       poll(NULL, 0, 3);
       continue;
     }
-    write_one(c);
-    if (below(&c->rnd, 4) == 0) poll(NULL, 0, 1);
+    if (register_write(c) == END_REFUSED) poll(NULL, 0, 5);
+    if (register_draw(&c->rnd, 4) == 0) poll(NULL, 0, 1);
   }
   wire_free(&c->wire);
   return NULL;
 }
 
-/* What a reader asks for next. */
-struct wish {
-  enum event_kind kind;
-  uint64_t bound_ms, token;
-};
-
-static struct wish draw_wish(struct client *c) {
-  static const uint64_t bounds[] = {20, 60, 150, 400};
-  struct wish w = {.kind = (enum event_kind)(EVENT_STRONG + below(&c->rnd, 4))};
-  w.bound_ms = bounds[below(&c->rnd, 4)];
-  w.token = atomic_load(&token);
-  if (w.token && below(&c->rnd, 4) == 0) w.token -= (uint64_t)below(&c->rnd, 50) % w.token;
-  return w;
-}
-
-static void add_wish(struct client *c, const struct wish *w) {
-  char number[32];
-  const char *wait = below(&c->rnd, 3) ? "250" : "0";
-  snprintf(number, sizeof number, "%llu", (unsigned long long)(w->kind == EVENT_BOUNDED ? w->bound_ms : w->token));
-  switch (w->kind) {
-  case EVENT_STRONG: wire_add(&c->wire, "DW.READ", "STRONG", "WAIT", "250", (char *)NULL); break;
-  case EVENT_BOUNDED: wire_add(&c->wire, "DW.READ", "BOUNDED", number, "WAIT", wait, (char *)NULL); break;
-  case EVENT_SESSION: wire_add(&c->wire, "DW.READ", "SESSION", number, "WAIT", wait, (char *)NULL); break;
-  default: wire_add(&c->wire, "DW.READ", "EVENTUAL", (char *)NULL); break;
-  }
-}
-
-static void note_read(struct client *c, const struct wish *w, int key, uint64_t value, uint64_t invoked,
-                      uint64_t snapshot) {
-  struct event *e = note(c, w->kind, key, invoked);
-  e->value = value;
-  e->returned = now_ns();
-  e->bound = w->bound_ms * 1000000u;
-  e->token = w->token;
-  e->snapshot = snapshot;
-}
-
-/* One key, or two at one point. False: the connection is gone. */
-static bool read_some(struct client *c) {
-  struct wish w = draw_wish(c);
-  int key[2] = {below(&c->rnd, KEYS), below(&c->rnd, KEYS)}, n = below(&c->rnd, 4) ? 1 : 2;
-  char name[2][16];
-  struct wire_reply r;
-  for (int i = 0; i < 2; i++) snprintf(name[i], sizeof name[i], "k%d", key[i]);
-  add_wish(c, &w);
-  if (n == 1)
-    wire_add(&c->wire, "GET", name[0], (char *)NULL);
-  else
-    wire_add(&c->wire, "MGET", name[0], name[1], (char *)NULL);
-  uint64_t invoked = now_ns(), snapshot = n == 2 ? atomic_fetch_add(&next_snapshot, 1) + 1 : 0;
-  if (!wire_flush(&c->wire) || wire_read(&c->wire, &r) != WIRE_OK || r.kind != '+') return false;
-  if (wire_read(&c->wire, &r) != WIRE_OK) return false;
-  if (r.kind == '-') {
-    c->stale++;
-    if (strncmp(r.text, "STALE", 5) != 0) snprintf(c->wrong, sizeof c->wrong, "GET was answered %.200s", r.text);
-    return true;
-  }
-  for (int i = 0; i < n; i++) {
-    if (n == 2 && wire_read(&c->wire, &r) != WIRE_OK) return false;
-    note_read(c, &w, key[i], r.kind == '$' ? strtoull(r.text, NULL, 10) : 0, invoked, snapshot);
-  }
-  return true;
-}
-
 static void *run_reader(void *arg) {
-  struct client *c = arg;
+  struct register_client *c = arg;
   while (!atomic_load(&stop)) {
-    if (!connected(c) || !read_some(c)) {
+    if (!connected(c) || !register_read(c)) {
       wire_close(&c->wire);
       poll(NULL, 0, 3);
     }
-    if (below(&c->rnd, 4) == 0) poll(NULL, 0, 1);
+    if (register_draw(&c->rnd, 4) == 0) poll(NULL, 0, 1);
   }
   wire_free(&c->wire);
   return NULL;
@@ -277,11 +139,11 @@ static void kill_and_restart(int i) {
 }
 
 static void disturb(uint64_t *rnd) {
-  int f = 1 + below(rnd, NODES - 1), ms = 20 + below(rnd, 600);
-  switch (below(rnd, 11)) {
+  int f = 1 + register_draw(rnd, NODES - 1), ms = 20 + register_draw(rnd, 600);
+  switch (register_draw(rnd, 11)) {
   case 0:
   case 1:
-    proxy_mode(proxies[f], below(rnd, 2) ? PROXY_STALL : PROXY_STALL_DOWN);
+    proxy_mode(proxies[f], register_draw(rnd, 2) ? PROXY_STALL : PROXY_STALL_DOWN);
     total.stalls++;
     break;
   case 2:
@@ -289,7 +151,7 @@ static void disturb(uint64_t *rnd) {
     total.cuts++;
     break;
   case 3:
-    proxy_cut_after(proxies[f], (uint64_t)below(rnd, 20000));
+    proxy_cut_after(proxies[f], (uint64_t)register_draw(rnd, 20000));
     total.cuts++;
     break;
   case 4: kill_and_restart(f); break;
@@ -306,7 +168,7 @@ static void disturb(uint64_t *rnd) {
     total.cuts++;
     break;
   default: {
-    int who = below(rnd, NODES);
+    int who = register_draw(rnd, NODES);
     kill(node[who].pid, SIGSTOP);
     poll(NULL, 0, ms);
     kill(node[who].pid, SIGCONT);
@@ -348,72 +210,19 @@ static bool level(void) {
   return true;
 }
 
-/* Which LSN each value got, from the primary's log: also those that nobody was told. */
-struct lsns {
-  uint64_t *of;
-  uint64_t count;
-};
-
-static int note_block(void *arg, const char *path, uint64_t off, const struct wal_block *b) {
-  struct lsns *l = arg;
-  struct buf scratch = {0};
-  const uint8_t *raw;
-  size_t n, at = 0;
-  struct wal_commit commit;
-  uint64_t lsn = b->h.first_lsn;
-  (void)path, (void)off;
-  ck_assert_int_eq(wal_block_raw(b, &scratch, &raw, &n), DW_OK);
-  for (; b->h.kind == BLOCK_COMMITS && payload_next_commit(raw, n, &at, &commit) == DW_OK; lsn++) {
-    size_t op_at = 0;
-    struct wal_op op;
-    ck_assert_int_eq(body_next_op(commit.body, commit.body_bytes, &op_at, &op), DW_OK);
-    char text[32] = "";
-    memcpy(text, op.val, op.vlen < 31 ? op.vlen : 31);
-    uint64_t value = strtoull(text, NULL, 10);
-    ck_assert_msg(value > 0 && value <= l->count && !l->of[value], "the log holds value %s twice, or nobody wrote it",
-                  text);
-    l->of[value] = lsn;
-  }
-  buf_free(&scratch);
-  return 0;
-}
-
-static void look_up_lsns(struct event *events, size_t n) {
-  struct lsns l = {calloc(atomic_load(&next_value) + 1, sizeof(uint64_t)), atomic_load(&next_value)};
-  struct wal_inspect how = {.on_block = note_block, .arg = &l};
-  struct wal_inspect_report rep;
-  ck_assert_ptr_nonnull(l.of);
-  char *path = path_generation(node[0].data, "wal", 1);
-  int rc = wal_inspect(env_posix(), path, &how, &rep);
-  ck_assert_msg(rc == DW_OK, "%s: %s", path, rep.problem);
-  free(path);
-  for (size_t i = 0; i < n; i++) {
-    struct event *e = &events[i];
-    if (e->kind != EVENT_WRITE) continue;
-    uint64_t lsn = l.of[e->value];
-    ck_assert_msg(e->end != END_OK || lsn == e->lsn, "value %llu was answered OK with LSN %llu, the log has it at %llu",
-                  (unsigned long long)e->value, (unsigned long long)e->lsn, (unsigned long long)lsn);
-    ck_assert_msg(e->end != END_REFUSED || !lsn,
-                  "value %llu was refused as certainly not done, the log has it at LSN %llu",
-                  (unsigned long long)e->value, (unsigned long long)lsn);
-    e->lsn = lsn;
-  }
-  free(l.of);
-}
-
 /* All clients' events as one array. */
 static struct event *gather(size_t *count) {
   size_t n = 0;
-  for (int i = 0; i < CLIENTS; i++) n += clients[i].count;
+  for (int i = 0; i < CLIENTS; i++) n += clients[i].r.count;
   struct event *all = malloc((n + 1) * sizeof *all);
   ck_assert_ptr_nonnull(all);
   *count = 0;
   for (int i = 0; i < CLIENTS; i++) {
-    ck_assert_msg(!clients[i].wrong[0], "a client at node %d: %s", clients[i].node, clients[i].wrong);
-    memcpy(all + *count, clients[i].events, clients[i].count * sizeof *all);
-    *count += clients[i].count;
-    total.stale += clients[i].stale;
-    free(clients[i].events);
+    ck_assert_msg(!clients[i].r.wrong[0], "a client at node %d: %s", clients[i].r.node, clients[i].r.wrong);
+    memcpy(all + *count, clients[i].r.events, clients[i].r.count * sizeof *all);
+    *count += clients[i].r.count;
+    total.stale += clients[i].r.stale;
+    free(clients[i].r.events);
   }
   return all;
 }
@@ -435,7 +244,9 @@ static void judge(void) {
   static char why[800];
   size_t n;
   struct event *events = gather(&n);
-  look_up_lsns(events, n);
+  char *log = path_generation(node[0].data, "wal", 1);
+  ck_assert_msg(register_lsns(log, &set, events, n, why, sizeof why), "%s; see %s", why, dir);
+  free(log);
   count_events(events, n);
   bool good = judge_history(events, n, why, sizeof why);
   free(events);
@@ -446,13 +257,13 @@ static void start_clients(uint64_t *rnd) {
   memset(clients, 0, sizeof clients);
   atomic_store(&stop, false);
   for (int i = 0; i < CLIENTS; i++) {
-    struct client *c = &clients[i];
-    c->id = i;
+    struct register_client *c = &clients[i].r;
+    c->set = &set;
     c->node = i < WRITERS ? 0 : (i - WRITERS) % NODES;
-    below(rnd, 2);
+    register_draw(rnd, 2);
     c->rnd = *rnd ^ (uint64_t)i << 32;
     c->wire = WIRE_INIT;
-    ck_assert_int_eq(pthread_create(&c->thread, NULL, i < WRITERS ? run_writer : run_reader, c), 0);
+    ck_assert_int_eq(pthread_create(&clients[i].thread, NULL, i < WRITERS ? run_writer : run_reader, c), 0);
   }
 }
 
@@ -460,14 +271,12 @@ static void run_round(uint64_t *rnd, int round, double seconds) {
   char path[300];
   snprintf(path, sizeof path, "%s/round%d", dir, round);
   ck_assert_int_eq(env_posix()->ops->mkdir(env_posix(), path), DW_OK);
-  atomic_store(&next_value, 0);
-  atomic_store(&next_snapshot, 0);
-  atomic_store(&token, 0);
+  register_set_init(&set, KEYS);
   start_cluster(path);
   start_clients(rnd);
   double end = now_s() + seconds;
   while (now_s() < end) {
-    poll(NULL, 0, 50 + below(rnd, 300));
+    poll(NULL, 0, 50 + register_draw(rnd, 300));
     disturb(rnd);
   }
   poll(NULL, 0, 200);

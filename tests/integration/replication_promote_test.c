@@ -321,6 +321,26 @@ START_TEST(a_primary_under_load_hands_over_and_nothing_is_lost) {
 }
 END_TEST
 
+/* The pause has ended and the writes have gone on: whoever asked for it is nobody special any more. */
+START_TEST(a_primary_whose_handover_failed_does_not_follow_that_candidate_later) {
+  node_open(p);
+  node_open(f2);
+  proxy = proxy_start(p->port);
+  node_follow_port(f1, proxy_port(proxy));
+  node_open(f1);
+  await_streaming(p, 2);
+  node_fill(p, 0, 10, 100);
+  await_same(p, f1);
+  proxy_mode(proxy, PROXY_STALL);
+  node_fill(p, 10, 15, 100);
+  refused(f1, &(dw_promote_options){.handover = 1, .timeout_ms = 500}, DW_TIMEOUT, "");
+  node_put(p, "more", "1"); /* once the pause has ended */
+  ck_assert_int_eq(dw_promote(f1->e, &(dw_promote_options){.force = 1}), DW_OK);
+  refused(f1, NULL, DW_INVALID, "this node is the primary already"); /* and everybody has been told */
+  refused(p, NULL, DW_INVALID, "this node is a fenced primary");
+}
+END_TEST
+
 START_TEST(with_peers_a_directory_opens_as_what_its_history_says) {
   open_all();
   node_fill(p, 0, 20, 100);
@@ -476,6 +496,7 @@ int main(void) {
   tcase_add_test(t, of_two_candidates_at_once_no_two_acknowledge);
   tcase_add_test(t, a_tail_that_was_in_doubt_is_decided_by_the_new_primary);
   tcase_add_test(t, a_primary_under_load_hands_over_and_nothing_is_lost);
+  tcase_add_test(t, a_primary_whose_handover_failed_does_not_follow_that_candidate_later);
   tcase_add_test(t, with_peers_a_directory_opens_as_what_its_history_says);
   tcase_add_test(t, an_impossible_epoch_wedges_nobody);
   tcase_add_test(t, a_promotion_that_waits_for_peers_ends_when_the_engine_is_stopped);

@@ -6,11 +6,13 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -98,10 +100,11 @@ void daemon_spawn(struct daemon_proc *d) {
   }
   char *argv[64] = {exe, "--data", d->data, "--resp", resp, "--http", http};
   int argc = 7;
-  snprintf(resp, sizeof resp, "127.0.0.1:%d", d->resp_port);
-  snprintf(http, sizeof http, "127.0.0.1:%d", d->http_port);
+  const char *host = d->host ? d->host : "127.0.0.1";
+  snprintf(resp, sizeof resp, "%s:%d", host, d->resp_port);
+  snprintf(http, sizeof http, "%s:%d", host, d->http_port);
   if (strcmp(d->exe, "dabbawal-primary") == 0) {
-    snprintf(listen, sizeof listen, "127.0.0.1:%d", d->listen_port);
+    snprintf(listen, sizeof listen, "%s:%d", host, d->listen_port);
     argv[argc++] = "--listen";
     argv[argc++] = listen;
   }
@@ -111,6 +114,10 @@ void daemon_spawn(struct daemon_proc *d) {
   if (d->pid == 0) {
     int fd = open(d->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
     dup2(fd, 2);
+    if (d->netns && (setns(d->netns, CLONE_NEWNET) || prctl(PR_SET_PDEATHSIG, SIGKILL))) {
+      dprintf(2, "setns: %s\n", strerror(errno));
+      _exit(127);
+    }
     execve(exe, argv, env);
     dprintf(2, "exec %s: %s\n", exe, strerror(errno));
     _exit(127);
@@ -163,12 +170,17 @@ int daemon_stop(struct daemon_proc *d) {
 /* ---- RESP ---------------------------------------------------------------------------------------- */
 
 int resp_connect(int port) {
+  return resp_connect_to(NULL, port, 60000);
+}
+
+int resp_connect_to(const char *host, int port, unsigned patience_ms) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-  struct sockaddr_in a = {
-      .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  struct timeval tv = {60, 0};
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+  struct timeval tv = {patience_ms / 1000, patience_ms % 1000 * 1000};
+  inet_pton(AF_INET, host ? host : "127.0.0.1", &a.sin_addr);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv); /* of connect, too */
   if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0) return fd;
   close(fd);
   return -1;

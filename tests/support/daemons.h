@@ -13,6 +13,9 @@ struct daemon_proc {
   int flag_count;
   char env[4][600];      /* NAME=VALUE for the daemon alone */
   int env_count;
+  const char *host;      /* that it listens on; NULL: 127.0.0.1 */
+  int netns;             /* descriptor of the network namespace that it lives in; 0: this process's own. Then it ends with the thread that
+                          * started it, too */
   pid_t pid;
   int resp_port, listen_port, http_port;
   long log_from; /* where this start's lines begin */
@@ -34,6 +37,8 @@ int daemon_stop(struct daemon_proc *);
 
 /* A blocking RESP connection; -1 if it can't. */
 int resp_connect(int port);
+/* Elsewhere (NULL: loopback), with so much patience for the connection and for each answer. */
+int resp_connect_to(const char *host, int port, unsigned patience_ms);
 /* Sends one command line of words (no spaces within words); the reply's first line or bulk text. False: the connection broke. */
 bool resp_ask(int fd, char *reply, size_t cap, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 /* One command on a connection of its own; "" if it failed. */

@@ -1,4 +1,4 @@
-/* A real etcd on loopback for tests: one member, started by fork and exec on free ports, ended by its pid. */
+/* A real etcd for tests: one member, started by fork and exec on free ports, ended by its pid. */
 #ifndef DW_TEST_ETCD_PROC_H
 #define DW_TEST_ETCD_PROC_H
 
@@ -7,6 +7,9 @@
 struct etcd_proc {
   char dir[512], log[540];
   int client_port, peer_port;
+  const char *host; /* that it listens on; NULL: 127.0.0.1 */
+  int netns;        /* descriptor of the network namespace that it lives in; 0: this process's own. Then it ends with the thread that
+                     * started it, too */
   pid_t pid;
 };
 

@@ -155,11 +155,20 @@ static bool longer(const struct fsim_node *a, const struct fsim_node *b) {
   return a->epoch != b->epoch ? a->epoch > b->epoch : a->lsn > b->lsn;
 }
 
+static void fence(struct fsim_node *n) {
+  n->fenced |= n->primary;
+  n->primary = false;
+}
+
 /* As dw_promote: positions first, then promises of nodes - acks. */
 static int promote(struct fsim *s, int me, char *why, size_t cap) {
   struct fsim_node *n = &s->n[me];
   uint64_t epoch = n->epoch;
   uint32_t promises = 0;
+  if (n->fenced) {
+    snprintf(why, cap, "a fenced primary: let it follow first");
+    return DW_INVALID;
+  }
   if (!n->open) { /* opens as primary: the first one, or the last one again; fenced, if it has promised */
     if (s->acked_lsn && !n->lsn) violated(s, "another cluster begins", me, me);
     n->open = true;
@@ -187,7 +196,7 @@ static int promote(struct fsim *s, int me, char *why, size_t cap) {
   for (int i = 0; i < FSIM_NODES; i++)
     if (connected(s, me, i) && s->n[i].open && s->n[i].lsn) {
       s->n[i].promised = epoch;
-      if (i != me) s->n[i].primary = false; /* fenced */
+      if (i != me) fence(&s->n[i]);
     }
   if (n->lsn < s->acked_lsn) violated(s, "an acknowledged write was lost", me, me);
   n->epoch = epoch;
@@ -206,7 +215,7 @@ static void replicate(struct fsim *s, int primary) {
 /* Whoever meets a newer epoch is fenced. */
 static void hear(struct fsim *s, int i) {
   for (int j = 0; j < FSIM_NODES; j++)
-    if (s->n[j].open && connected(s, i, j) && s->n[j].promised > s->n[i].epoch) s->n[i].primary = false;
+    if (s->n[j].open && connected(s, i, j) && s->n[j].promised > s->n[i].epoch) fence(&s->n[i]);
 }
 
 /* A write at whoever takes one. */
@@ -235,6 +244,7 @@ static void status_of(const struct fsim *s, int i, struct failover_status *st) {
   const struct fsim_node *n = &s->n[i];
   *st = (struct failover_status){.open = n->open,
                                  .primary = n->primary,
+                                 .fenced = n->fenced,
                                  .healthy = n->healthy,
                                  .has_data = n->lsn > 0,
                                  .all_sync = true,
@@ -276,11 +286,13 @@ static void carry_out(struct fsim *s, int i, const struct failover_action *a) {
     break;
   case FO_FOLLOW:
     n->open = true;
+    fence(n); /* a primary that is to follow is demoted first */
+    n->fenced = false;
     snprintf(n->following, sizeof n->following, "%s", a->address);
     break;
   case FO_DEMOTE:
-    n->primary = false;
-    n->demotions++;
+    n->demotions += n->primary;
+    n->primary = n->fenced = false;
     n->following[0] = 0;
     break;
   case FO_RESTRICT: n->restricted = a->on; break;
@@ -381,7 +393,7 @@ void fsim_start(struct fsim *s, int i) {
   n->f = failover_create(&n->opt);
   n->up = true;
   n->open = false;
-  n->primary = false;
+  n->primary = n->fenced = false;
   n->following[0] = 0;
 }
 

@@ -35,6 +35,7 @@ struct fsim_node {
   uint64_t offset_ns;
   /* the engine */
   bool open, primary, restricted, healthy;
+  bool fenced; /* a primary no more, and not yet a follower */
   uint64_t epoch, lsn, promised;
   char following[FAILOVER_TEXT];
   uint64_t promote_at; /* 0: none under way */

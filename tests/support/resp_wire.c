@@ -15,10 +15,14 @@
 #define WORDS_MAX 64
 
 bool wire_open(struct wire *w, int port) {
-  struct sockaddr_in a = {
-      .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  struct timeval patience = {WIRE_PATIENCE_S, 0};
+  return wire_open_to(w, NULL, port, WIRE_PATIENCE_S * 1000);
+}
+
+bool wire_open_to(struct wire *w, const char *host, int port, unsigned patience_ms) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+  struct timeval patience = {patience_ms / 1000, patience_ms % 1000 * 1000};
   int one = 1;
+  inet_pton(AF_INET, host ? host : "127.0.0.1", &a.sin_addr);
   wire_close(w);
   w->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (w->fd < 0) return false;

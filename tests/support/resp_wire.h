@@ -33,6 +33,8 @@ enum wire_result {
 #define WIRE_PATIENCE_S 60
 
 bool wire_open(struct wire *, int port); /* loopback; drops what was queued */
+/* Elsewhere (NULL: loopback), with so much patience for the connection and for each answer. */
+bool wire_open_to(struct wire *, const char *host, int port, unsigned patience_ms);
 void wire_close(struct wire *);          /* may be opened again */
 void wire_free(struct wire *);
 

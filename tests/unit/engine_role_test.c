@@ -1,6 +1,7 @@
 /* Roles at run time (engine/role.c): what a promise costs and is worth, who may acknowledge, promotion and demotion in
  * place. Engines alone, without a network: followers are fed with the blocks of another engine, acknowledgements are
  * made up. */
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -441,6 +442,52 @@ START_TEST(a_fenced_primary_confirms_no_bound_and_no_strong_read) {
   ck_assert(!engine_strong_now(e));
   ck_assert(at(e).fenced);
   ck_assert_int_eq(dw_get(e, &session, "k", 1, &v), DW_OK);
+  dw_value_release(&v);
+}
+END_TEST
+
+static atomic_uint_fast64_t lease_now;
+static uint64_t lease_clock(void) {
+  return atomic_load(&lease_now);
+}
+
+static void *get_strongly(void *arg) {
+  dw_read_options strong = {.consistency = DW_STRONG, .wait_ms = 20000};
+  dw_value v;
+  int rc = dw_get(arg, &strong, "k", 1, &v);
+  if (rc == DW_OK) dw_value_release(&v);
+  return (void *)(intptr_t)rc;
+}
+
+/* A process that was stopped finds its lease gone, and readers in its sockets. */
+START_TEST(a_primary_past_its_lease_confirms_no_bound_and_no_strong_read) {
+  open_node(DW_PRIMARY);
+  put(e, &async, "k");
+  dw_read_options bounded = {.consistency = DW_BOUNDED, .max_staleness_ms = 1000000},
+                  strong = {.consistency = DW_STRONG, .wait_ms = 1}, eventual = {.consistency = DW_EVENTUAL};
+  dw_value v;
+  pthread_t t;
+  void *rc;
+  atomic_store(&lease_now, 99);
+  engine_lease(e, lease_clock, 100);
+  ck_assert(engine_strong_now(e) && engine_lease_holds(e));
+  atomic_store(&lease_now, 100);
+  ck_assert(!engine_strong_now(e) && !engine_lease_holds(e));
+  ck_assert_int_eq(dw_get(e, &bounded, "k", 1, &v), DW_STALE);
+  ck_assert_int_eq(dw_get(e, &strong, "k", 1, &v), DW_STALE);
+  ck_assert_ptr_nonnull(strstr(dw_last_error(), "no lease"));
+  ck_assert_int_eq(dw_get(e, &eventual, "k", 1, &v), DW_OK);
+  dw_value_release(&v);
+  ck_assert_int_eq(pthread_create(&t, NULL, get_strongly, e), 0);
+  for (bool waits = false; !waits; poll(NULL, 0, 1)) {
+    pthread_mutex_lock(&e->mu);
+    waits = e->moved_waiters > 0;
+    pthread_mutex_unlock(&e->mu);
+  }
+  engine_lease(e, lease_clock, 200); /* whoever waits goes on at once */
+  pthread_join(t, &rc);
+  ck_assert_int_eq((intptr_t)rc, DW_OK);
+  ck_assert_int_eq(dw_get(e, &bounded, "k", 1, &v), DW_OK);
   dw_value_release(&v);
 }
 END_TEST
@@ -901,6 +948,29 @@ START_TEST(a_primary_that_was_told_to_follow_opens_as_a_follower) {
 }
 END_TEST
 
+/* A lease has decided who is primary: the history of this directory knows nothing of that. */
+START_TEST(a_last_primary_that_is_to_stay_a_follower_opens_as_one_and_can_be_promoted) {
+  options.peers = "other:1";
+  open_node(DW_PRIMARY);
+  put(e, &async, "first");
+  uint64_t epoch = at(e).epoch;
+  options.stay_follower = 1;
+  reopen(DW_FOLLOWER);
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_uint_eq(at(e).epoch, epoch); /* it has begun nothing */
+  dw_lsn lsn = 9;
+  ck_assert_int_eq(dw_put(e, &async, "k", 1, "v", 1, &lsn), DW_READ_ONLY);
+  reopen(DW_PRIMARY); /* that is for followers alone */
+  ck_assert_int_eq(status().role, DW_PRIMARY);
+  ck_assert_int_eq(engine_demote(e), DW_OK);
+  reopen(DW_PRIMARY); /* nor does it make a primary of one that follows */
+  ck_assert_int_eq(status().role, DW_FOLLOWER);
+  ck_assert_int_eq(engine_promote(e, promise_self()), DW_OK);
+  put(e, &async, "second");
+  ck_assert(has("first"));
+}
+END_TEST
+
 START_TEST(a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens) {
   options.peers = "other:1";
   open_node(DW_PRIMARY);
@@ -997,6 +1067,7 @@ int main(void) {
   tcase_add_test(t, asynchronous_writes_in_doubt_are_called_back_once_when_a_primary_is_fenced);
   tcase_add_test(t, what_is_just_being_logged_is_in_doubt_and_what_is_queued_is_not_done);
   tcase_add_test(t, a_fenced_primary_confirms_no_bound_and_no_strong_read);
+  tcase_add_test(t, a_primary_past_its_lease_confirms_no_bound_and_no_strong_read);
   tcase_add_test(t, a_promoted_follower_goes_on_writing_in_the_next_term);
   tcase_add_test(t, a_promoted_follower_waits_for_acks_of_a_sync_tail);
   tcase_add_test(t, a_promoted_follower_commits_an_async_tail_at_once);
@@ -1013,6 +1084,7 @@ int main(void) {
   tcase_add_test(t, whoever_waits_for_an_lsn_of_a_demoted_primary_never_gets_anothers_ok);
   tcase_add_test(t, a_node_that_catches_up_with_an_epoch_of_its_own_past_stays_a_follower);
   tcase_add_test(t, a_primary_that_was_told_to_follow_opens_as_a_follower);
+  tcase_add_test(t, a_last_primary_that_is_to_stay_a_follower_opens_as_one_and_can_be_promoted);
   tcase_add_test(t, a_former_primary_that_was_a_candidate_begins_nothing_when_it_opens);
   tcase_add_test(t, the_number_of_an_epoch_is_not_used_again_when_its_record_is_cut_off);
   tcase_add_test(t, a_primary_that_can_not_note_that_it_follows_goes_on);

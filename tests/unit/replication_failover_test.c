@@ -525,6 +525,19 @@ START_TEST(a_stopped_primary_keeps_its_whole_lease_and_wakes_up_without_it) {
 }
 END_TEST
 
+START_TEST(what_a_primary_says_is_true_for_as_long_as_its_lease_and_no_longer) {
+  start_all();
+  uint64_t local = s.now_ns + s.n[0].offset_ns, until = failover_serves_until(s.n[0].f);
+  ck_assert(until > local && until < local + 4000 * FSIM_MS);
+  ck_assert_uint_eq(failover_serves_until(s.n[1].f), 0);
+  s.n[0].cut_coordinator = true;
+  fsim_run(&s, 3000);
+  ck_assert_uint_lt(failover_serves_until(s.n[0].f), until + 1000 * FSIM_MS);
+  fsim_run(&s, 2000);
+  ck_assert_uint_eq(failover_serves_until(s.n[0].f), 0);
+}
+END_TEST
+
 START_TEST(a_primary_cut_off_from_the_coordinator_stops_before_another_can_start) {
   start_all();
   fsim_run(&s, 1000);
@@ -749,6 +762,107 @@ START_TEST(a_promotion_by_hand_ends_with_the_lease_at_the_new_primary) {
 }
 END_TEST
 
+/* dabbawal switchover from node 1 to node 3: a newer epoch, which all have promised; everybody follows it. */
+static void switched_over(void) {
+  s.n[2].primary = true;
+  s.n[0].primary = false;
+  s.n[0].fenced = true;
+  uint64_t epoch = s.n[2].epoch + (1ull << 32);
+  for (int i = 0; i < FSIM_NODES; i++) {
+    s.n[i].epoch = s.n[i].promised = epoch;
+    s.n[i].lsn = s.n[2].lsn;
+    if (i != 2) snprintf(s.n[i].following, sizeof s.n[i].following, "%s", s.n[2].address);
+  }
+}
+
+START_TEST(whoever_was_promoted_by_hand_and_is_slow_to_take_the_lease_is_waited_for) {
+  s.n[1].opt.priority = 200;
+  start_all();
+  switched_over();
+  s.n[2].cut_coordinator = true;
+  fsim_run(&s, 600);
+  s.n[2].cut_coordinator = false;
+  ck_assert(fsim_run_until_acks(&s, 1, 3000));
+  ck_assert_int_eq(fsim_leader(&s), 2);
+  ck_assert_uint_eq(s.n[1].promotions, 0);
+  sound();
+}
+END_TEST
+
+/* A primary that gives the lease back does not want it for as long as a lease lasts; but this is somebody's order. */
+START_TEST(a_switchover_and_back_within_a_lease_ends_where_it_began) {
+  s.n[1].opt.priority = 200;
+  start_all();
+  switched_over();
+  ck_assert(fsim_run_until_acks(&s, 10, 1000));
+  ck_assert_int_eq(fsim_leader(&s), 2);
+  uint64_t epoch = s.n[2].epoch + (1ull << 32);
+  s.n[0].primary = true;
+  s.n[2].primary = false;
+  s.n[2].fenced = true;
+  for (int i = 0; i < FSIM_NODES; i++) {
+    s.n[i].epoch = s.n[i].promised = epoch;
+    s.n[i].lsn = s.n[2].lsn;
+    if (i) snprintf(s.n[i].following, sizeof s.n[i].following, "%s", s.n[0].address);
+  }
+  ck_assert(fsim_run_until_acks(&s, 10, 1000));
+  ck_assert_int_eq(fsim_leader(&s), 0);
+  ck_assert_uint_eq(s.n[1].promotions, 0);
+  sound();
+}
+END_TEST
+
+/* With the longest log, which is in nobody else's, and no primary any more. */
+START_TEST(a_primary_by_hand_that_is_fenced_before_it_has_the_lease_stands_in_nobodys_way) {
+  start_all();
+  switched_over();
+  s.n[2].lsn += 5;
+  s.n[2].primary = false;
+  s.n[2].fenced = true;
+  s.n[0].promised = s.n[1].promised = s.n[2].promised = s.n[2].epoch + (1ull << 32);
+  ck_assert(fsim_run_until_acks(&s, 10, 12000));
+  ck_assert_int_eq(fsim_leader(&s), 2);
+  sound();
+}
+END_TEST
+
+START_TEST(whoever_was_promoted_by_hand_and_can_not_take_the_lease_is_replaced) {
+  start_all();
+  switched_over();
+  s.n[2].cut_coordinator = true;
+  ck_assert(fsim_run_until_acks(&s, 1, 12000));
+  ck_assert_int_ne(fsim_leader(&s), 2);
+  sound();
+}
+END_TEST
+
+/* Milliseconds, on average: what requests to the coordinator take is drawn. */
+START_TEST(the_lease_follows_a_promotion_by_hand_at_once) {
+  uint64_t sum = 0, seeds = 100;
+  for (uint64_t seed = 1; seed <= seeds; seed++) {
+    fsim_free(&s);
+    fsim_init(&s, seed);
+    start_all();
+    fsim_run(&s, seed * 17);
+    switched_over();
+    for (uint64_t since = ms(); !(s.kv.has_leader && s.kv.leader.node_id == 3) && ms() < since + 2000; sum += 10)
+      fsim_run(&s, 10);
+    sound();
+  }
+  ck_assert_msg(sum / seeds < 110, "%llu ms", (unsigned long long)(sum / seeds));
+}
+END_TEST
+
+START_TEST(a_leader_key_of_an_older_epoch_takes_no_follower_from_a_living_primary) {
+  start_all();
+  switched_over();
+  s.n[0].stopped = true; /* the key stays its own for the rest of its lease */
+  fsim_run(&s, 1500);
+  ck_assert_uint_eq(s.kv.leader.node_id, 1);
+  ck_assert_str_eq(s.n[1].following, s.n[2].address);
+}
+END_TEST
+
 START_TEST(a_coordinator_that_was_wiped_gets_the_primary_back) {
   start_all();
   memset(&s.kv, 0, sizeof s.kv);
@@ -871,6 +985,7 @@ int main(void) {
   tcase_add_test(t, without_the_early_way_the_whole_lease_is_waited_for);
   tcase_add_test(t, a_killed_primary_that_is_back_at_once_leads_on);
   tcase_add_test(t, a_stopped_primary_keeps_its_whole_lease_and_wakes_up_without_it);
+  tcase_add_test(t, what_a_primary_says_is_true_for_as_long_as_its_lease_and_no_longer);
   tcase_add_test(t, a_primary_cut_off_from_the_coordinator_stops_before_another_can_start);
   tcase_add_test(t, keep_serves_on_with_followers_and_takes_sync_writes_only);
   tcase_add_test(t, keep_does_not_let_a_follower_with_a_living_primary_stand);
@@ -887,6 +1002,12 @@ int main(void) {
   tcase_add_test(t, a_node_that_stops_hands_over);
   tcase_add_test(t, a_promotion_that_is_refused_lets_the_next_one_try);
   tcase_add_test(t, a_promotion_by_hand_ends_with_the_lease_at_the_new_primary);
+  tcase_add_test(t, whoever_was_promoted_by_hand_and_is_slow_to_take_the_lease_is_waited_for);
+  tcase_add_test(t, whoever_was_promoted_by_hand_and_can_not_take_the_lease_is_replaced);
+  tcase_add_test(t, the_lease_follows_a_promotion_by_hand_at_once);
+  tcase_add_test(t, a_switchover_and_back_within_a_lease_ends_where_it_began);
+  tcase_add_test(t, a_primary_by_hand_that_is_fenced_before_it_has_the_lease_stands_in_nobodys_way);
+  tcase_add_test(t, a_leader_key_of_an_older_epoch_takes_no_follower_from_a_living_primary);
   tcase_add_test(t, a_coordinator_that_was_wiped_gets_the_primary_back);
   tcase_add_test(t, what_was_received_since_the_last_publication_counts);
   tcase_add_test(t, who_can_not_lead_is_not_waited_for);
