@@ -19,7 +19,7 @@ static struct resp_server *at_primary, *at_follower;
 static int p, f; /* connections to them */
 
 static struct resp_server *serve(struct cluster_node *n, uint64_t max_staleness_ms) {
-  struct resp_options opt = {.listen = "127.0.0.1:0", .max_staleness_ms = max_staleness_ms, .threads = 2};
+  struct resp_options opt = {.listen = "127.0.0.1:0", .max_staleness_ms = max_staleness_ms, .threads = 3};
   struct resp_server *s;
   ck_assert_int_eq(resp_server_start(n->e, &opt, &s), DW_OK);
   return s;
@@ -303,6 +303,33 @@ START_TEST(test_one_that_leaves_the_line_lets_those_behind_it_go) {
 }
 END_TEST
 
+START_TEST(test_who_finds_no_room_is_called_when_there_is_some) {
+  enum { N = 3, BYTES = 20 << 20 }; /* of two there is one too many in flight */
+  char *value = malloc(BYTES), head[64];
+  int fds[N];
+  memset(value, 'v', BYTES);
+  for (int i = 0; i < N; i++) fds[i] = talk_connect(resp_server_port(at_primary)); /* one in each thread */
+  int before = blocked_clients(p);
+  talk(fds[0], "DW.MODE SYNC 1 TIMEOUT 60000\r\n", "+OK\r\n");
+  proxy_mode(proxy, PROXY_STALL);
+  for (int i = 0; i < N; i++) {
+    snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$2\r\nk%d\r\n$%d\r\n", i, BYTES);
+    talk_send(fds[i], head);
+    talk_send_n(fds[i], value, BYTES);
+    talk_send(fds[i], "\r\n");
+    if (i == 0)
+      await_status(primary, "the write in flight", has_written, 1);
+    else
+      while (blocked_clients(p) < before + i) continue;
+  }
+  proxy_mode(proxy, PROXY_PASS);
+  for (int i = 0; i < N; i++) talk_expect(fds[i], "+OK\r\n");
+  ck_assert_int_eq(talk_int(p, "EXISTS k0 k1 k2\r\n"), N);
+  for (int i = 0; i < N; i++) close(fds[i]);
+  free(value);
+}
+END_TEST
+
 START_TEST(test_wait_counts_followers_that_have_the_write) {
   talk(p, "SET a 1\r\nWAIT 1 15000\r\nWAIT 1 0\r\n", "+OK\r\n:1\r\n:1\r\n");
   talk(p, "WAIT 2 50\r\n", ":1\r\n");
@@ -365,6 +392,7 @@ int main(void) {
   tcase_add_test(t, test_a_refused_write_does_not_overtake_one_in_doubt);
   tcase_add_test(t, test_who_waits_for_a_key_is_not_passed_by_later_writers);
   tcase_add_test(t, test_one_that_leaves_the_line_lets_those_behind_it_go);
+  tcase_add_test(t, test_who_finds_no_room_is_called_when_there_is_some);
   tcase_add_test(t, test_wait_counts_followers_that_have_the_write);
   tcase_add_test(t, test_info_and_role_of_both_in_redis_field_names);
   tcase_add_test(t, test_checksums_of_both_are_equal_at_the_same_lsn);

@@ -1,5 +1,6 @@
 /* The RESP server with three threads: what clients of different threads see of each other, and its end while all are
- * busy. What holds for any number of threads is in cmd_resp_server_test.c. */
+ * busy. What holds for any number of threads is in cmd_resp_server_test.c; the line of
+ * those who wait for each other, over three threads, in cmd_resp_follower_test.c. */
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -136,50 +137,6 @@ START_TEST(test_a_lock_is_taken_and_released_by_one_client_at_a_time) {
   }
   taken -= talk_int(fds[0], "EXISTS lock\r\n");
   ck_assert_int_eq(taken, released);
-}
-END_TEST
-
-/* How many clients' commands stay in their input buffers. */
-static int blocked_clients(int fd) {
-  static char got[16384];
-  int n = -1; /* the one that asks */
-  talk_send(fd, "CLIENT LIST\r\n");
-  talk_reply(fd, got, sizeof got);
-  for (const char *at = got; (at = strstr(at, "qbuf=")); at += 5) n += at[5] != '0';
-  return n;
-}
-
-START_TEST(test_the_line_for_a_key_is_kept_over_all_threads) {
-  talk(fds[0], "DW.MODE SEMISYNC 1 TIMEOUT 1000\r\n", "+OK\r\n"); /* nobody follows: in flight until it gives up */
-  talk_send(fds[0], "SET hot 1\r\n");
-  talk_send(fds[1], "DEL hot\r\n");
-  while (blocked_clients(fds[5]) < 1) continue;
-  talk_send(fds[2], "SET hot 2\r\n");
-  while (blocked_clients(fds[5]) < 2) continue; /* behind the DEL, though nothing else keeps it */
-  talk_send(fds[3], "SETNX hot 3\r\n");
-  while (blocked_clients(fds[5]) < 3) continue;
-  talk_expect(fds[0], "+OK\r\n");
-  talk_expect(fds[1], ":1\r\n");
-  talk_expect(fds[2], "+OK\r\n");
-  talk_expect(fds[3], ":0\r\n");
-  talk(fds[4], "GET hot\r\n", "$1\r\n2\r\n");
-}
-END_TEST
-
-START_TEST(test_who_finds_no_room_is_called_when_there_is_some) {
-  enum { BYTES = 20 << 20 }; /* of two there is one too many in flight */
-  char *value = malloc(BYTES), head[64];
-  memset(value, 'v', BYTES);
-  for (int i = 0; i < 3; i++) {
-    talk(fds[i], "DW.MODE SEMISYNC 1 TIMEOUT 500\r\n", "+OK\r\n");
-    snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$2\r\nk%d\r\n$%d\r\n", i, BYTES);
-    talk_send(fds[i], head);
-    talk_send_n(fds[i], value, BYTES);
-    talk_send(fds[i], "\r\n");
-  }
-  for (int i = 0; i < 3; i++) talk_expect(fds[i], "+OK\r\n");
-  ck_assert_int_eq(talk_int(fds[3], "EXISTS k0 k1 k2\r\n"), 3);
-  free(value);
 }
 END_TEST
 
@@ -332,8 +289,6 @@ int main(void) {
   tcase_add_test(t, test_gets_of_a_burst_see_the_sets_before_them_and_no_later_ones);
   tcase_add_test(t, test_what_one_thread_has_answered_the_others_see);
   tcase_add_test(t, test_a_lock_is_taken_and_released_by_one_client_at_a_time);
-  tcase_add_test(t, test_the_line_for_a_key_is_kept_over_all_threads);
-  tcase_add_test(t, test_who_finds_no_room_is_called_when_there_is_some);
   tcase_add_test(t, test_a_scan_goes_on_over_any_connection);
   tcase_add_test(t, test_the_list_of_clients_has_those_of_all_threads);
   tcase_add_test(t, test_counters_are_of_all_threads);
