@@ -83,6 +83,9 @@ void load_watch(int node);
 void load_forget_first(void);
 uint64_t load_first_elsewhere_us(void); /* 0: none yet */
 uint64_t load_last_there_us(void);      /* 0: none */
+/* When the last one of those was asked for. A client may read an answer late, so only a question that came after another
+ * node's answer tells that both acknowledge. */
+uint64_t load_last_asked_there_us(void);
 /* The longest time without an acknowledgement, from load_gap_begin until now. */
 void load_gap_begin(void);
 uint64_t load_gap_us(void);

@@ -28,17 +28,20 @@ static struct writer writers[WRITERS];
 static atomic_bool over;
 static atomic_ulong acks;
 static atomic_int watched = -1;
-static atomic_uint_fast64_t last_there_us, first_elsewhere_us, last_us, gap_us;
+static atomic_uint_fast64_t last_there_us, last_asked_there_us, first_elsewhere_us, last_us, gap_us;
 
-static void acknowledged(const struct writer *w) {
+static void acknowledged(const struct writer *w, uint64_t asked_us) {
   uint64_t now = now_us(), none = 0, before = atomic_exchange(&last_us, now);
   uint64_t gap = now > before ? now - before : 0, longest = atomic_load(&gap_us);
   while (gap > longest && !atomic_compare_exchange_weak(&gap_us, &longest, gap)) continue;
   atomic_fetch_add(&acks, 1);
-  if (w->at == atomic_load(&watched))
+  if (w->at == atomic_load(&watched)) {
+    uint64_t last = atomic_load(&last_asked_there_us);
+    while (asked_us > last && !atomic_compare_exchange_weak(&last_asked_there_us, &last, asked_us)) continue;
     atomic_store(&last_there_us, now);
-  else
+  } else {
     atomic_compare_exchange_strong(&first_elsewhere_us, &none, now);
+  }
 }
 
 /* The node that a refusal names, or the next one. */
@@ -63,10 +66,11 @@ static void write_next(struct writer *w, struct wire *wire) {
     poll(NULL, 0, 5);
     return;
   }
+  uint64_t asked = now_us();
   bool answered = wire_ask(wire, &r, "SET", key, value, (char *)NULL) == WIRE_OK;
   if (answered && r.kind == '+') {
     w->acked[w->tried++] = 1;
-    acknowledged(w);
+    acknowledged(w, asked);
     poll(NULL, 0, BREATH_MS);
     return;
   }
@@ -102,6 +106,7 @@ unsigned long load_acks(void) {
 
 void load_watch(int at) {
   atomic_store(&last_there_us, 0);
+  atomic_store(&last_asked_there_us, 0);
   atomic_store(&watched, at);
   load_forget_first();
 }
@@ -113,6 +118,9 @@ uint64_t load_first_elsewhere_us(void) {
 }
 uint64_t load_last_there_us(void) {
   return atomic_load(&last_there_us);
+}
+uint64_t load_last_asked_there_us(void) {
+  return atomic_load(&last_asked_there_us);
 }
 
 void load_gap_begin(void) {
