@@ -436,7 +436,8 @@ START_TEST(an_old_primary_that_can_not_note_what_it_hears_acknowledges_nothing_e
   await_streaming(p, 2);
   fault_env_only(faults, "/NODE");
   fault_env_fail(faults, FAULT_RENAME, 1, DW_NO_SPACE, true);
-  ck_assert_int_eq(dw_promote(f1->e, NULL), DW_OK); /* with f2's promise */
+  int rc = dw_promote(f1->e, NULL); /* with f2's promise */
+  ck_assert_msg(rc == DW_OK, "%s", dw_last_error());
   await_status(p, "fenced", is_fenced, 0);
   ck_assert_int_eq(dw_put(p->e, &async, "after", 5, "x", 1, NULL), DW_FENCED);
 }
