@@ -119,6 +119,12 @@ static bool record(const cJSON *o, const struct coord_entry *e, struct failover_
   return true;
 }
 
+static bool known(const struct failover_view *v, uint64_t node_id) {
+  for (uint32_t i = 0; i < v->member_count; i++)
+    if (v->members[i].node_id == node_id) return true;
+  return false;
+}
+
 int failover_view_parse(const struct coord_entries *l, struct failover_view *v, unsigned *bad) {
   memset(v, 0, sizeof *v);
   *bad = 0;
@@ -129,11 +135,11 @@ int failover_view_parse(const struct coord_entries *l, struct failover_view *v, 
     if (strcmp(e->key, KEY_PAUSE) == 0) v->paused = true;
     if (!is_leader && !is_record && !is_member) continue;
     cJSON *o = cJSON_Parse(e->value);
-    if (is_leader) good = v->has_leader = leader(o, e, &v->leader);
-    if (is_record) good = v->has_record = record(o, e, &v->record);
+    if (is_leader) good = v->has_leader = !v->has_leader && leader(o, e, &v->leader);
+    if (is_record) good = v->has_record = !v->has_record && record(o, e, &v->record);
     if (is_member) {
       struct failover_member m = {0};
-      good = v->member_count < FAILOVER_MEMBERS && member(o, e, &m);
+      good = v->member_count < FAILOVER_MEMBERS && member(o, e, &m) && !known(v, m.node_id);
       if (good) v->members[v->member_count++] = m;
       *bad += !good;
       good = true;

@@ -17,7 +17,7 @@ char *failover_member_json(const struct failover_member *);
 char *failover_record_json(const struct failover_record *);
 
 /* Keys of other names are ignored; so is a member's key that can't be read (a newer version's; *bad counts them). DW_CORRUPT: the
- * leader or the epoch can't be read: then nothing can be decided. */
+ * leader or the epoch can't be read, or comes twice: then nothing can be decided. A member that comes twice counts once. */
 int failover_view_parse(const struct coord_entries *, struct failover_view *, unsigned *bad);
 
 /* "/dabbawal/CLUSTER/"; DW_INVALID: letters, digits, - _ . and at most 64 of them. */

@@ -18,6 +18,7 @@
 #include "tests/support/check_main.h"
 #include "tests/support/ports.h"
 #include "wal/base/env.h"
+#include "wal/format.h"
 
 #define AWAIT_S 30
 
@@ -354,12 +355,26 @@ START_TEST(dump_from_an_lsn_begins_there_even_inside_a_block) {
 }
 END_TEST
 
-static void damage(const char *path, long off) {
-  FILE *f = fopen(path, "r+");
-  ck_assert_ptr_nonnull(f);
-  fseek(f, off, SEEK_SET);
-  fputc(0x55, f);
-  fclose(f);
+/* A byte of the block that stands at `off` or behind it; marks stand anywhere between, and need no peer. */
+static void damage(const char *path, uint64_t off) {
+  uint8_t head[WAL_BLOCK_HEADER_BYTES];
+  struct block_header h;
+  struct mark_frame m;
+  uint64_t at = WAL_SEGMENT_HEADER_BYTES;
+  int fd = open(path, O_RDWR);
+  for (;;) {
+    ck_assert_int_eq(pread(fd, head, sizeof head, (off_t)at), sizeof head);
+    bool mark = mark_decode(head, &m);
+    ck_assert_msg(mark || block_header_decode(head, &h) == DW_OK, "no block at offset %llu", (unsigned long long)at);
+    uint64_t end = at + (mark ? WAL_MARK_BYTES : block_total_bytes(&h));
+    if (!mark && end > off) break;
+    at = end;
+  }
+  at += WAL_BLOCK_HEADER_BYTES + 2; /* the header stays, so that one can walk over it */
+  ck_assert_int_eq(pread(fd, head, 1, (off_t)at), 1);
+  head[0] ^= 0x20;
+  ck_assert_int_eq(pwrite(fd, head, 1, (off_t)at), 1);
+  close(fd);
 }
 
 START_TEST(damage_is_named_with_who_could_repair_it_and_then_repaired) {

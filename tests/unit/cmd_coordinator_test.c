@@ -208,6 +208,27 @@ START_TEST(a_leader_or_record_that_can_not_be_read_stops_decisions_a_member_is_l
 }
 END_TEST
 
+/* etcd lists a key once, but it is not we who say what comes over the line; and 05 is another key than 5. */
+START_TEST(what_comes_twice_counts_once_or_stops_decisions) {
+  struct failover_leader l = {.node_id = 3, .epoch = 1, .address = "h:1", .client = "a-long-name:2"};
+  struct failover_record r = {.term = 4, .epoch = 8, .node_id = 5, .count = 1, .stamps_ms = {1700000000001ull}};
+  struct failover_member m = {.node_id = 5, .address = "h:1"};
+  char *leader = failover_leader_json(&l), *record = failover_record_json(&r), *member = failover_member_json(&m);
+  e[0] = e[1] = (struct coord_entry){"leader", leader, 10, 77};
+  ck_assert_int_eq(parse(2), DW_CORRUPT);
+  e[0] = e[1] = (struct coord_entry){"epoch", record, 10, 0};
+  ck_assert_int_eq(parse(2), DW_CORRUPT);
+  e[0] = (struct coord_entry){"members/5", member, 10, 77};
+  e[1] = (struct coord_entry){"members/05", member, 10, 78};
+  ck_assert_int_eq(parse(2), DW_OK);
+  ck_assert_uint_eq(v.member_count, 1);
+  ck_assert_uint_eq(bad_members, 1);
+  free(leader);
+  free(record);
+  free(member);
+}
+END_TEST
+
 START_TEST(the_status_gets_one_more_object) {
   struct failover_report r = {
       .state = FO_LEADING, .lease_left_ms = 3999, .has_leader = true, .leader_node = 7, .term = 2};
@@ -353,6 +374,7 @@ int main(void) {
   tcase_add_test(t, an_address_of_etcd_is_checked);
   tcase_add_test(t, what_a_node_writes_others_read);
   tcase_add_test(t, a_leader_or_record_that_can_not_be_read_stops_decisions_a_member_is_left_out);
+  tcase_add_test(t, what_comes_twice_counts_once_or_stops_decisions);
   tcase_add_test(t, the_status_gets_one_more_object);
   suite_add_tcase(s, t);
   t = tcase_create("audit");
