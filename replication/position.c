@@ -161,11 +161,10 @@ static int case_ef(const struct position_log *log, const struct msg_hello *h, bo
 
 int position_decide(const struct position_log *log, const struct msg_hello *h, struct position_decision *d) {
   char text[MSG_TEXT_BYTES];
-  bool longer = h->tail.epoch == log->tail.epoch && h->tail.lsn > log->tail.lsn; /* a primary: it has lost its end */
+  bool beyond = h->tail.epoch > log->tail.epoch || (h->tail.epoch == log->tail.epoch && h->tail.lsn > log->tail.lsn);
   if (hash128_zero(&h->cluster_id) || (h->tail.lsn == 0 && h->tail.epoch == 0)) return case_a(log, h, d);
-  if (longer || (log->relay && h->tail.epoch > log->tail.epoch)) {
-    snprintf(text, sizeof text, "this %s ends at LSN %llu (epoch %llu), node %llu at %llu (%llu)",
-             log->relay ? "follower is behind: it" : "primary has lost the end of its epoch and began no new one: it",
+  if (log->relay && beyond) {
+    snprintf(text, sizeof text, "this follower is behind: it ends at LSN %llu (epoch %llu), node %llu at %llu (%llu)",
              (ull)log->tail.lsn, (ull)log->tail.epoch, (ull)h->node_id, (ull)h->tail.lsn, (ull)h->tail.epoch);
     return refuse(d, 'B', DW_STALE, 0, text);
   }

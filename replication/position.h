@@ -7,9 +7,8 @@
  * The cases, first match decides; log lines and messages cite the letter:
  *
  *   A  no cluster id yet, or genesis   -> STREAM if the log still begins there, else BOOTSTRAP
- *   B  its log is of a newer epoch than ours while we are a follower ourselves (cascading), or ends beyond our end in
- *      our own epoch                   -> REFUSE DW_STALE: we are merely behind, it should try again; or a primary that
- *                                         lost its end with its power, is fenced, and began no new epoch: it decides nothing
+ *   B  its log is of a newer epoch than ours, or ends beyond our end in our own epoch, while we are a
+ *      follower ourselves (cascading)  -> REFUSE DW_STALE: we are merely behind, it should try again
  *   C  newer epoch than ours, we are the primary -> REFUSE DW_DIVERGED: we are an old primary that came back
  *   D  `at` is a boundary of our log   -> STREAM if it is its tail, else TRUNCATE there
  *                                         (TRUNCATE only if nothing applied lies beyond, else G)
