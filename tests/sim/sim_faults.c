@@ -236,6 +236,6 @@ void faults_end(struct world *w) {
     errors_end(w, n, NULL);
     disk_kill_after(n->disk, 0);
     n->cutting = false;
-    n->stall_ns = n->freeze_ns = 0;
+    if (n->freeze_ns <= w->now) n->stall_ns = n->freeze_ns = 0; /* what is frozen, all of it, thaws in its own time */
   }
 }
